@@ -1,0 +1,5 @@
+"""``python -m ca_hpc``."""
+
+from ca_hpc.cli import main
+
+main()

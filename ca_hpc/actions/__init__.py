@@ -1,0 +1,1 @@
+"""What a user can do. Actions compose the parts and print nothing; ``cli.py`` prints."""

@@ -1,0 +1,237 @@
+"""From a job file to everything that a submission needs, checked, with nothing written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ca_hpc import configs
+from ca_hpc.core import checks, door
+from ca_hpc.core.expand import expand
+from ca_hpc.core.model import ImagePin, Mount, Runtime, Workflow
+from ca_hpc.core.profile import Cluster, Model
+from ca_hpc.core.record import Cases, WeightsPin
+from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
+from ca_hpc.imaging.sources import scan
+from ca_hpc.imaging.splits import k_folds
+from ca_hpc.store.digests import cached_sha256
+from ca_hpc.store.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ca_hpc.store.images import ImageInfo
+
+IN_IMAGE = "image"  # weights: image
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The submitting machine as values: what is otherwise read from process and environment."""
+
+    folder: Path
+    python: str
+    cpus: int
+    cache: Path
+
+    @classmethod
+    def here(cls) -> Host:
+        """This machine."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return cls(Path.cwd(), sys.executable, os.cpu_count() or 1, Path(cache) / "ca-hpc")
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says over the file."""
+
+    cluster: str | None = None
+    output: Path | None = None
+    image: str | None = None
+    weights: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked job. ``spec`` has absolute paths; ``text`` is the file as the user wrote it."""
+
+    file: Path
+    text: str
+    spec: FinetuneSpec
+    cluster: Cluster
+    model: Model | None
+    runs: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The files of a job, found and pinned."""
+
+    cases: Cases
+    weights: WeightsPin | None
+    image: ImagePin | None
+
+
+def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> Job:  # noqa: B008
+    """Read a job file and its profiles. Raises SpecError with all problems at once."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise SpecError(f"{file}: {reason}", hint="name a job file: ca-hpc submit job.yaml") from error
+    spec, document = door.parse(FinetuneSpec, text, file=str(file))
+    problems = list(document.problems)
+    if spec is not None:
+        problems += checks.check(spec, document)
+    door.refuse(problems, file=str(file))
+    assert spec is not None
+    base = file.absolute().parent
+    given = {k: getattr(overrides, k) for k in ("cluster", "image", "weights", "name")}
+    spec = replace(spec, **{k: v for k, v in given.items() if v is not None})
+    cluster = configs.cluster(
+        spec.cluster, relative_to=host.folder if overrides.cluster else base
+    )
+    if cluster.executor == "local" and cluster.node.cpus is None:
+        cluster = replace(cluster, node=replace(cluster.node, cpus=host.cpus))
+    model = configs.model(spec.model, relative_to=base) if spec.model is not None else None
+    spec = _absolute(spec, base=base, overrides=overrides, here=host.folder)
+    output = overrides.output or spec.output or cluster.folders.runs or "ca-hpc-runs"
+    return Job(file, text, spec, cluster, model, (host.folder / output).absolute())
+
+
+def find_inputs(job: Job, *, host: Host) -> Inputs:
+    """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time."""
+    cases = scan(job.spec)
+    k_folds(cases.cases, folds=job.spec.splits.folds, seed=job.spec.splits.seed)
+    info = _image(job, host=host)
+    image = ImagePin(str(info.path), info.sha256) if info is not None else None
+    return Inputs(cases, _weights(job, info, host=host), image)
+
+
+def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -> Workflow:
+    """Expand the job. Without ``inputs`` (a dry run before the files are there) nothing is pinned."""
+    python = job.cluster.python or host.python
+    kind = job.spec.runtime or job.cluster.runtime
+    unpinned = ImagePin(job.spec.image or "IMAGE", "not-known-yet")
+    image = None if kind == "none" else inputs.image if inputs else unpinned
+    site = job.cluster.apptainer
+    return expand(
+        job.spec,
+        job.cluster,
+        run_folder=str(run_folder),
+        runtime=Runtime(
+            kind=kind,
+            python=python if kind == "none" else "python3",
+            image=image,
+            executable=site.executable,
+            arguments=site.arguments,
+        ),
+        node_python=python,
+        mounts=_mounts(job, inputs, run_folder=run_folder),
+    )
+
+
+def _absolute(
+    spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Path
+) -> FinetuneSpec:
+    """Paths of the file count from its folder, paths of the command line from the current one."""
+
+    def at(path: str | None, *, given: object = None) -> str | None:
+        return None if path is None else str((here if given else base) / Path(path).expanduser())
+
+    weights = spec.weights
+    if weights not in (None, IN_IMAGE):
+        weights = at(weights, given=overrides.weights)
+    return replace(
+        spec,
+        data=tuple(replace(source, path=at(source.path)) for source in spec.data),
+        weights=weights,
+        image=at(spec.image, given=overrides.image),
+        output=at(spec.output),
+    )
+
+
+def _image(job: Job, *, host: Host) -> ImageInfo | None:
+    if (job.spec.runtime or job.cluster.runtime) == "none":
+        return None
+    if job.spec.image is None:
+        raise SpecError(
+            f"cluster {job.cluster.name} runs tasks in an image, but the job names none",
+            hint="image: FILE.sif (made by `ca-hpc image build`), or runtime: none",
+        )
+    from ca_hpc.store.images import read_image
+
+    path, _, wanted = job.spec.image.partition("@sha256:")
+    if not Path(path).is_file():
+        raise DigestMismatch(
+            f"image {path} does not exist",
+            hint="build it: ca-hpc image build, or correct `image:`",
+        )
+    info = read_image(Path(path))
+    found = cached_sha256(Path(path), cache=host.cache / "digests.json")
+    for what, expected in (("the job says", wanted), ("its record says", info.sha256)):
+        if expected and found != expected:
+            raise DigestMismatch(
+                f"image {path} is sha256:{found}, {what} sha256:{expected}",
+                hint="use the recorded image, or build a new one: ca-hpc image build",
+            )
+    return replace(info, sha256=found)
+
+
+def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> WeightsPin | None:
+    wanted = job.spec.weights
+    if wanted is None or all(arm.weights == "random" for arm in job.spec.arms.values()):
+        return None
+    if wanted == IN_IMAGE:
+        if image is None or not image.weights:
+            raise CaHpcError(
+                "weights: image, but the image carries none",
+                hint="build one that does: ca-hpc image build --weights FILE",
+            )
+        first = image.weights[0]
+        return WeightsPin(first.path, first.sha256)
+    path = Path(wanted)
+    if not path.is_file():
+        raise CaHpcError(
+            f"weights {path} do not exist",
+            hint="give a checkpoint file (…/fold_0/checkpoint_final.pth), or weights: image",
+        )
+    try:
+        return WeightsPin(str(path), cached_sha256(path, cache=host.cache / "digests.json"))
+    except OSError as error:
+        raise CaHpcError(
+            f"weights {path} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
+
+
+def _mounts(job: Job, inputs: Inputs | None, *, run_folder: Path) -> tuple[Mount, ...]:
+    """The run folder, and read-only the data, the weights and what the site adds.
+
+    Links are followed: in a git-annex data set an image lies outside the folder that names it.
+    """
+    read = {source.path for source in job.spec.data if source.type != "pairs"}
+    read |= set(job.cluster.apptainer.binds)
+    if inputs is not None:
+        files = [f for case in inputs.cases.cases for f in (*case.images, case.label)]
+        # weights in the image need no mount: their path does not exist here
+        if inputs.weights is not None and job.spec.weights != IN_IMAGE:
+            files.append(inputs.weights.path)
+        for file in files:
+            for path in {file, os.path.realpath(file)}:
+                if not _below(path, read):
+                    read.add(str(Path(path).parent))
+    outer = sorted(p for p in read if not _below(str(Path(p).parent), read))
+    return (Mount(str(run_folder), writable=True), *(Mount(path) for path in outer))
+
+
+def _below(path: str, folders: Iterable[str]) -> bool:
+    return any(path == f or path.startswith(f.rstrip("/") + "/") for f in folders)
+
+
+def next_run_folder(job: Job) -> Path:
+    """The folder that a submission would make now."""
+    return RunFolder.next_path(job.runs, job.spec.name)

@@ -1,0 +1,132 @@
+"""Submit: write the run folder, then one submission per stage; or show what would be submitted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from ca_hpc import __version__
+from ca_hpc.actions.prepare import Host, Inputs, Job, find_inputs, next_run_folder, workflow
+from ca_hpc.core.model import Command, Stage, Task
+from ca_hpc.core.record import Pins, Submission
+from ca_hpc.core.render import render
+from ca_hpc.errors import CaHpcError, SchedulerUnreachable
+from ca_hpc.executors import local, slurm
+from ca_hpc.store import atomic
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.worker import started_command
+
+# Stand-ins of the dry run for what only a node or a real submission knows.
+DRY_TOKEN = "00000000"
+ATTEMPT = "ATTEMPT"
+WORK_FOLDER = "WORK"
+
+
+def dry_run(job: Job, *, host: Host) -> tuple[str, CaHpcError | None]:
+    """What would be submitted, as text, and the first problem with the job's files, if any.
+
+    Needs no scheduler and writes nothing. The same job gives the same text, byte for byte.
+    """
+    trouble: CaHpcError | None = None
+    inputs: Inputs | None = None
+    try:
+        inputs = find_inputs(job, host=host)
+    except CaHpcError as error:
+        trouble = error
+    run_folder = next_run_folder(job)
+    flow = workflow(job, inputs, host=host, run_folder=run_folder)
+
+    def script(stage: Stage) -> str:
+        after = () if stage.after is None else (f"JOB_ID_OF_{stage.after.upper()}",)
+        return slurm.script(
+            stage,
+            flow,
+            folder=str(run_folder / "submitit" / stage.name),
+            job_name=job_name(run_folder, stage.name, token=DRY_TOKEN),
+            after=after,
+        )
+
+    def started(task: Task, stage: Stage, slots: int) -> Command:
+        return started_command(
+            task,
+            stage,
+            flow,
+            attempt=str(run_folder / "tasks" / task.id / "attempts" / ATTEMPT),
+            work_folder=WORK_FOLDER,
+            slots=slots,
+            visible_gpus="GPUS" if stage.resources.gpus else None,
+            host_environment={},
+        )
+
+    on_slurm = flow.executor == "slurm"
+    return render(flow, script=script if on_slurm else None, started=started), trouble
+
+
+def job_name(run_folder: Path, stage: str, *, token: str) -> str:
+    """The tag of a submission: --comment is not kept by default accounting, the name is."""
+    return f"{run_folder.name}.{stage}.{token}"
+
+
+def submit(job: Job, *, host: Host, token: str, now: datetime) -> RunFolder:
+    """Check everything, write the run folder, submit all stages. Raises CaHpcError.
+
+    Nothing is written before all checks have passed. When the scheduler refuses a stage, what was
+    submitted before it is cancelled and the run folder stays, to be looked at.
+    """
+    inputs = find_inputs(job, host=host)
+    if job.cluster.executor == "slurm":
+        slurm.check()
+    expected = next_run_folder(job)
+    workflow(job, inputs, host=host, run_folder=expected)  # its problems come before the folder
+    run = RunFolder.create(job.runs, job.spec.name)
+    flow = workflow(job, inputs, host=host, run_folder=run.path)
+    atomic.write_text(run.file("job.yaml"), job.text)
+    run.write("spec.json", job.spec)
+    run.write("cluster.json", job.cluster)
+    run.write("cases.json", inputs.cases)
+    if job.model is not None:
+        run.write("model.json", job.model)
+    pins = Pins(
+        ca_hpc=__version__,
+        token=token,
+        created=now.isoformat(timespec="seconds"),
+        weights=inputs.weights,
+    )
+    run.write("pins.json", pins)
+    run.write("workflow.json", flow)  # last: its presence makes the folder a run
+    if flow.executor == "local":
+        local.launch(run)
+    else:
+        _submit_stages(run, token=token)
+    return run
+
+
+def _submit_stages(run: RunFolder, *, token: str) -> None:
+    flow = run.workflow
+    ids: dict[str, Mapping[str, str]] = {}
+    for stage in flow.stages:
+        name = job_name(run.path, stage.name, token=token)
+        intent = Submission(stage.name, name)
+        run.write(f"submissions/{stage.name}.json", intent)
+        try:
+            ids[stage.name] = slurm.submit(
+                stage,
+                flow,
+                folder=run.file("submitit", stage.name),
+                job_name=name,
+                after=() if stage.after is None else tuple(ids[stage.after].values()),
+            )
+        except SchedulerUnreachable as error:
+            slurm.cancel([job for found in ids.values() for job in found.values()])
+            slurm.cancel_named(name)  # sbatch can fail and submit all the same
+            error.hint = f"{error.hint} (nothing is queued; the record stays in {run.path})"
+            raise
+        run.write(f"submissions/{stage.name}.json", replace(intent, job_ids=ids[stage.name]))
+
+
+def private_umask() -> None:
+    """Files of a run are for the user and the group at most, whatever the shell's umask says."""
+    os.umask(os.umask(0o077) | 0o027)

@@ -1,0 +1,407 @@
+"""The command line: parse, call one action, print. The only file that imports typer and rich.
+
+Everything but typer is imported inside the commands: ``ca-hpc --help`` must be there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ca_hpc import __version__
+from ca_hpc.errors import CaHpcError, ExitCode
+
+if TYPE_CHECKING:
+    from ca_hpc.actions.status import RunStatus
+    from ca_hpc.store.run_folder import RunFolder
+
+app = typer.Typer(
+    name="ca-hpc",
+    help="Fine-tune spinal cord segmentation (nnU-Net) on SLURM clusters, from one YAML file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+image_app = typer.Typer(help="Apptainer images.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(image_app, name="image")
+
+JobFile = Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the runs.")]
+ClusterName = Annotated[
+    str | None, typer.Option("--cluster", help="Another cluster profile than the job's.")
+]
+Image = Annotated[str | None, typer.Option("--image", help="Another image than the job's.")]
+Weights = Annotated[str | None, typer.Option("--weights", help="Other weights than the job's.")]
+
+WATCH_S = 1.0
+ASK_EVERY_S = 30.0  # sites ask users not to poll the scheduler more often
+
+
+@app.command()
+def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = None) -> None:
+    """Check a job file, its profiles, its data, weights and image."""
+    from ca_hpc.actions import prepare
+
+    host = prepare.Host.here()
+    job = prepare.read_job(
+        job_file, host=host, overrides=prepare.Overrides(cluster=cluster, output=output)
+    )
+    inputs = prepare.find_inputs(job, host=host)
+    flow = prepare.workflow(
+        job, inputs, host=host, run_folder=prepare.next_run_folder(job)
+    )
+    people = len({case.person for case in inputs.cases.cases})
+    typer.echo(
+        f"{job_file} is valid: {len(inputs.cases.cases)} images of {people} people, "
+        f"{len(flow.stages)} stages, {len(flow.tasks)} tasks on {job.cluster.name}"
+    )
+
+
+@app.command()
+def submit(
+    job_file: JobFile,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show what would be submitted; write nothing.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the run has ended.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="cluster local: do not wait; survives logout.")
+    ] = False,
+    cluster: ClusterName = None,
+    output: Output = None,
+    image: Image = None,
+    weights: Weights = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job: check everything, then one array per stage."""
+    import secrets
+    from datetime import datetime, timezone
+
+    from ca_hpc.actions import prepare
+    from ca_hpc.actions import submit as action
+
+    host = prepare.Host.here()
+    overrides = prepare.Overrides(cluster=cluster, output=output, image=image, weights=weights)
+    job = prepare.read_job(job_file, host=host, overrides=overrides)
+    if dry_run:
+        text, trouble = action.dry_run(job, host=host)
+        typer.echo(text, nl=False)
+        if trouble is not None:
+            raise trouble
+        return
+    action.private_umask()
+    run = action.submit(
+        job, host=host, token=secrets.token_hex(4), now=datetime.now(timezone.utc)
+    )
+    jobs = {s.stage: dict(s.job_ids) for s in run.submissions().values()}
+    attached = job.cluster.executor == "local" and not detach
+    if as_json:
+        typer.echo(json.dumps({"run": str(run.path), "jobs": jobs}, indent=2))
+    else:
+        typer.echo(f"run folder: {run.path}")
+        for stage in run.workflow.stages:
+            ids = sorted({i.split("_")[0] for i in jobs.get(stage.name, {}).values()})
+            told = f"  job {', '.join(ids)}" if ids else ""
+            typer.echo(f"  {stage.name:<11}{len(stage.tasks):>4} tasks{told}")
+        if not (wait or attached):
+            typer.echo(f"follow it: ca-hpc status --watch {_quoted(run.path)}")
+    if wait or attached:
+        raise typer.Exit(int(_watch(run, quiet=as_json, cancel_on_interrupt=attached)))
+
+
+@app.command()
+def status(
+    run: RunPath,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until it has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the state of every task of a run."""
+    from ca_hpc.actions.status import status as read_status
+    from ca_hpc.store.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    if watch:
+        raise typer.Exit(int(_watch(folder, quiet=as_json, cancel_on_interrupt=False)))
+    now = read_status(folder)
+    if as_json:
+        typer.echo(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
+    else:
+        _print_status(now)
+        if now.ended:
+            _print_outcome(folder)
+    raise typer.Exit(int(now.exit_code))
+
+
+@app.command()
+def logs(
+    run: RunPath,
+    task: Annotated[str | None, typer.Argument(help="A task; none: those that failed.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+) -> None:
+    """Print a task's log; without a task, the end of the log of each failed one."""
+    from ca_hpc.actions import status as action
+    from ca_hpc.core.states import LIVE, TaskState
+    from ca_hpc.store.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    if task is not None:
+        _print_file(Path(action.log_file(folder, task)), follow=follow)
+        return
+    now = action.status(folder)
+    failed = [t for t in now.tasks if t.state not in LIVE | {TaskState.COMPLETED}]
+    if not failed:
+        typer.echo("no task has failed; name one: " + ", ".join(t.task for t in now.tasks))
+    for one in failed:
+        typer.echo(f"== {one.task}: {one.state.value}: {one.cause or ''}")
+        try:
+            text = Path(action.log_file(folder, one.task)).read_text(errors="replace")
+        except CaHpcError as error:
+            typer.echo(error.message)
+            continue
+        typer.echo("\n".join(text.splitlines()[-15:]))
+
+
+@app.command()
+def cancel(run: RunPath) -> None:
+    """Cancel everything of a run that waits or runs."""
+    from ca_hpc.actions.status import cancel as action
+    from ca_hpc.store.run_folder import RunFolder
+
+    action(RunFolder.open(run))
+    typer.echo("cancelled; finished tasks keep their results")
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(help="Where to put data and runs.")
+    ] = Path("ca-hpc-demo"),
+) -> None:
+    """Fine-tune a small nnU-Net on synthetic spinal cords, on this machine, in a few minutes."""
+    from ca_hpc.actions import demo as action
+    from ca_hpc.actions import submit as submission
+    from ca_hpc.actions.prepare import Host
+
+    submission.private_umask()
+
+    def step(title: str, run: RunFolder) -> None:
+        typer.echo(f"\n{title}")
+        code = _watch(run, quiet=False, cancel_on_interrupt=True)
+        if code != ExitCode.OK:
+            raise typer.Exit(int(code))
+
+    action.demo(folder, host=Host.here(), say=typer.echo, watch=step)
+
+
+# --- what the commands share ---------------------------------------------------------------
+
+
+def _watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode:
+    """Show progress until the run has ended, then its outcome."""
+    import time
+
+    from ca_hpc.actions.status import cancel as cancel_run
+    from ca_hpc.actions.status import status as read_status
+
+    asked = float("-inf")
+    every = WATCH_S if run.workflow.executor == "local" else ASK_EVERY_S
+    try:
+        with _Bars(run, hidden=quiet or not sys.stderr.isatty()) as bars:
+            while True:
+                ask = time.monotonic() - asked >= every
+                now = read_status(run, ask=ask)
+                if ask:
+                    asked = time.monotonic()
+                bars.show(now)
+                if _settled(now, asked=ask):
+                    break
+                time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        if cancel_on_interrupt:
+            cancel_run(run)
+            typer.echo("cancelled", err=True)
+        return ExitCode.INTERRUPTED
+    if quiet:
+        typer.echo(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
+    else:
+        if now.exit_code != ExitCode.OK:
+            _print_status(now)
+        _print_outcome(run)
+    return now.exit_code
+
+
+def _settled(now: RunStatus, *, asked: bool) -> bool:
+    """Ended for sure: by files alone only when every task has completed."""
+    from ca_hpc.core.states import TaskState
+
+    return now.ended and (asked or all(t.state is TaskState.COMPLETED for t in now.tasks))
+
+
+class _Bars:
+    """One bar per stage and one per running task, on a terminal; plain lines elsewhere."""
+
+    def __init__(self, run: RunFolder, *, hidden: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        self._hidden = hidden
+        self._bars: dict[str, Any] = {}
+        self._told: dict[str, str] = {}
+        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), Elapsed())
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=hidden)
+        self._stages = {s.name: len(s.tasks) for s in run.workflow.stages}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, now: RunStatus) -> None:
+        """Draw the status; without a terminal say what has changed."""
+        done = dict.fromkeys(self._stages, 0)
+        for task in now.tasks:
+            done[task.stage] += task.state.value == "COMPLETED"
+            running = task.state.value == "RUNNING"
+            if running and task.total:
+                self._set(task.task, f"  {task.task}", task.done or 0, task.total)
+            elif task.task in self._bars and task.task not in self._stages:
+                self._progress.remove_task(self._bars.pop(task.task))
+            if self._hidden and self._told.get(task.task) != task.state.value:
+                self._told[task.task] = task.state.value
+                if task.state.value not in ("WAITING", "PENDING", "UNKNOWN"):
+                    why = f": {task.cause}" if task.cause else ""
+                    typer.echo(f"{task.task} {task.state.value}{why}", err=True)
+        for stage, total in self._stages.items():
+            self._set(f"stage {stage}", stage, done[stage], total)
+
+    def _set(self, key: str, text: str, done: int, total: int) -> None:
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(text, total=total)
+        self._progress.update(self._bars[key], completed=done, total=total)
+
+
+def _print_status(now: RunStatus) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ca_hpc.core.units import format_duration
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("task", "state", "job", "node", "attempts", "progress", "time"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("cause", overflow="fold")
+    colours = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "WAITING": "dim",
+               "UNKNOWN": "dim"}  # fmt: skip
+    for task in now.tasks:
+        state = task.state.value
+        table.add_row(
+            task.task,
+            Text(state, style=colours.get(state, "red")),
+            task.job or "",
+            task.node or "",
+            str(task.attempts or ""),
+            f"{task.done}/{task.total}" if task.total else "",
+            format_duration(task.seconds) if task.seconds is not None else "",
+            Text(task.cause or ""),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for hint in dict.fromkeys(task.hint for task in now.tasks if task.hint):
+        console.print(Text(f"hint: {hint}"))
+    if now.trouble:
+        console.print(Text(f"the scheduler could not be asked: {now.trouble}", style="yellow"))
+
+
+def _print_outcome(run: RunFolder) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ca_hpc.report.scores import read_scores
+    from ca_hpc.report.tables import dice_table
+
+    scores = read_scores(run.path)
+    if scores:
+        arms = tuple(run.spec.arms)
+        found = dice_table(scores, arms=arms, folds=run.spec.fold_indices)
+        table = Table(title="Dice (mean over people)", box=None, pad_edge=False, header_style="bold")
+        for column in ("fold", *arms):
+            table.add_column(column, justify="right")
+        for fold, row in zip(found.folds, found.cells, strict=True):
+            table.add_row(str(fold), *(_mean(cell) for cell in row))
+        table.add_row("all", *(_mean(cell) for cell in found.overall), style="bold")
+        Console().print(table)
+    report = run.file("report.html")
+    if report.is_file():
+        typer.echo(f"report: {report}")
+
+
+def _mean(cell: Any) -> str:
+    return "-" if cell is None or cell.mean is None else f"{cell.mean:.3f}"
+
+
+def _print_file(file: Path, *, follow: bool) -> None:
+    import time
+
+    with file.open(errors="replace") as stream:
+        while True:
+            text = stream.read()
+            if text:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            if not follow:
+                return
+            time.sleep(0.5)
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def _fail(error: CaHpcError) -> NoReturn:
+    typer.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        typer.echo(f"hint: {error.hint}", err=True)
+    sys.exit(int(error.exit_code))
+
+
+def main() -> None:
+    """The entry point: errors become one screen of text and an exit code."""
+    try:
+        app()
+    except CaHpcError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except BrokenPipeError:  # `ca-hpc logs … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(int(ExitCode.OK))
+    except Exception as error:
+        if os.environ.get("CA_HPC_DEBUG"):
+            raise
+        _fail(
+            CaHpcError(
+                f"unexpected: {type(error).__name__}: {error}",
+                hint="this is a bug of ca-hpc; run again with CA_HPC_DEBUG=1 and report the trace",
+                exit_code=ExitCode.TASK_FAILED,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

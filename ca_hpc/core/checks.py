@@ -1,0 +1,53 @@
+"""What a spec must fulfil beyond the types of its keys. Every problem with its place in the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ca_hpc.core.spec import FinetuneSpec, PersonByPattern
+from ca_hpc.core.yaml_door import Document, Problem
+
+
+def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
+    """All problems of a well-typed spec."""
+    if spec.folds != "all":
+        for position, fold in enumerate(spec.folds):
+            if fold >= spec.splits.folds:
+                last = spec.splits.folds - 1
+                yield Problem(
+                    document.place(("folds", position)),
+                    f"folds[{position}]: there is no fold {fold}: splits.folds is "
+                    f"{spec.splits.folds}, so folds are 0 to {last}",
+                )
+        if len(set(spec.folds)) != len(spec.folds) or not spec.folds:
+            yield Problem(document.place(("folds",)), "folds: name each fold once, at least one")
+    for name, arm in spec.arms.items():
+        place = document.place(("arms", name))
+        if arm.weights == "pretrained" and spec.weights is None:
+            yield Problem(
+                place, f"arms.{name} starts from pretrained weights, but weights is null"
+            )
+        if arm.plans == "model" and spec.weights is None and spec.model is None:
+            yield Problem(
+                place, f"arms.{name} takes the model's plans, but neither weights nor model is given"
+            )
+    for position, source in enumerate(spec.data):
+        if isinstance(source.person, PersonByPattern):
+            path = ("data", position, "person", "pattern")
+            try:
+                groups = re.compile(source.person.pattern).groups
+            except re.error as error:
+                yield Problem(
+                    document.place(path), f"data[{position}].person.pattern: {error}"
+                )
+                continue
+            if groups == 0:
+                yield Problem(
+                    document.place(path),
+                    f"data[{position}].person.pattern: needs a group (…) around the person",
+                )
+    names = [s.name or f"s{i + 1}" for i, s in enumerate(spec.data)]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            yield Problem(document.place(("data", position)), f"two sources are named {name}")

@@ -1,0 +1,161 @@
+"""The door: YAML or JSON text becomes a checked dataclass, or one error that lists every problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ca_hpc.core.yaml_door import Document, Path, Problem, read_yaml
+from ca_hpc.errors import SpecError
+
+T = TypeVar("T")
+
+
+@functools.cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def read(kind: type[T], text: str, *, file: str) -> T:
+    """Check ``text`` (YAML) against ``kind``. Raises SpecError that lists all problems at once."""
+    value, document = parse(kind, text, file=file)
+    refuse(document.problems, file=file)
+    assert value is not None
+    return value
+
+
+def parse(kind: type[T], text: str, *, file: str) -> tuple[T | None, Document]:
+    """Like ``read``, but the problems of the text and of the values come back in the document."""
+    document = read_yaml(text)
+    if document.value is None and document.problems:
+        return None, document
+    try:
+        return _adapter(kind).validate_python(document.value), document
+    except ValidationError as error:
+        found = [_problem(kind, document, detail) for detail in error.errors(include_url=False)]
+        # a scalar that must be quoted, and a list whose items are wrong, are reported once
+        quoted = {p.path for p in document.problems}
+        inner = {p.path[:n] for p in found for n in range(len(p.path))}
+        fresh = [p for p in found if p.path not in quoted and p.path not in inner]
+        return None, dataclasses.replace(document, problems=(*document.problems, *fresh))
+
+
+def refuse(problems: Iterable[Problem], *, file: str) -> None:
+    """Raise SpecError for the problems, in the order of the file, each once. None: return."""
+    ordered = sorted(set(problems), key=lambda p: (p.place.line, p.place.column, p.text))
+    if ordered:
+        count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
+        raise SpecError(
+            f"{count} in {file}\n" + "\n".join(f"{file}:{p.place}: {p.text}" for p in ordered),
+            hint="correct the file, then: ca-hpc validate " + file,
+        )
+
+
+def load(kind: type[T], text: str) -> T:
+    """Read back what ``dump`` wrote."""
+    return _adapter(kind).validate_json(text)
+
+
+def dump(value: object) -> str:
+    """JSON of a record or spec, stable to the byte: two spaces, keys in the order of the class."""
+    return _adapter(type(value)).dump_json(value, indent=2).decode() + "\n"
+
+
+def _problem(kind: type, document: Document, detail: Any) -> Problem:
+    path, owner = _path_and_owner(kind, document.value, detail["loc"])
+    place = document.place(path)
+    match detail["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            known = [f.name for f in dataclasses.fields(owner)] if owner else []
+            close = difflib.get_close_matches(str(path[-1]), known, n=1)
+            ask = f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"
+            return Problem(place, f"unknown key {_dotted(path)}{ask}", path)
+        case "missing" | "missing_argument":
+            return Problem(document.place(path[:-1]), f"{_dotted(path)} is missing", path)
+        case "union_tag_not_found":
+            return Problem(place, f"{_dotted(path)}: type is missing (bids, nnunet or pairs)", path)
+        case "union_tag_invalid":
+            wanted = detail["ctx"]["expected_tags"]
+            return Problem(place, f"{_dotted(path)}: type must be one of {wanted}", path)
+    text = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return Problem(place, f"{_dotted(path)}: {text}", path)
+
+
+def _path_and_owner(kind: Any, value: Any, loc: tuple[str | int, ...]) -> tuple[Path, Any]:
+    """Split pydantic's location into the path in the file and the dataclass that owns its end.
+
+    Locations also hold union tags and type names, which are no keys of the file: a part that is
+    neither in the value nor the last one is left out.
+    """
+    path: list[str | int] = []
+    for i, part in enumerate(loc):
+        here = functools.reduce(_step, path, value)
+        exists = (isinstance(here, dict) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and part < len(here)
+        )
+        is_field = isinstance(here, dict) and i == len(loc) - 1
+        if exists or is_field:
+            path.append(part)
+    return tuple(path), _owner(kind, value, tuple(path))
+
+
+def _step(value: Any, part: str | int) -> Any:
+    return value[part]
+
+
+def _owner(kind: Any, value: Any, path: Path) -> Any:
+    """The dataclass whose fields stand at the last part of ``path``; None if it is none."""
+    for part in path[:-1]:
+        value = value[part]
+        candidates = [k for k in _members(kind)]
+        field_kinds = [
+            typing.get_type_hints(k, include_extras=True).get(str(part))
+            for k in candidates
+            if dataclasses.is_dataclass(k)
+        ]
+        kind = next((k for k in field_kinds if k is not None), None) or _item(candidates)
+        if kind is None:
+            return None
+    owners = [k for k in _members(kind) if dataclasses.is_dataclass(k)]
+    tagged = [k for k in owners if isinstance(value, dict) and _tag(k) == value.get("type")]
+    return (tagged or owners or [None])[0]
+
+
+def _tag(kind: Any) -> str | None:
+    hint = typing.get_type_hints(kind).get("type")
+    return typing.get_args(hint)[0] if hint is not None else None
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types in a union, through Annotated."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _members(typing.get_args(kind)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [m for k in typing.get_args(kind) for m in _members(k)]
+    return [kind]
+
+
+def _item(kinds: list[Any]) -> Any:
+    """The type of the items of the first container among ``kinds``."""
+    for kind in kinds:
+        arguments = typing.get_args(kind)
+        if arguments and typing.get_origin(kind) in (tuple, list):
+            return arguments[0]
+        if len(arguments) == 2:
+            return arguments[1]
+    return None
+
+
+def _dotted(path: Path) -> str:
+    out = ""
+    for part in path:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
+    return out or "the file"

@@ -1,0 +1,45 @@
+"""The environment of a task: everything that nnU-Net and torch read from it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+def task_environment(
+    *, threads: int, cpus: int, work_folder: str, visible_gpus: str | None
+) -> Mapping[str, str]:
+    """Variables of one task in its slot.
+
+    ``threads``: of torch and the numeric libraries; they go into the record, since other numbers
+    give other rounding. ``cpus``: of the slot; nnU-Net would otherwise take those of the node.
+    ``visible_gpus``: ``"0"`` or ``"0,1"``, or None without GPUs.
+    """
+    caches = f"{work_folder}/cache"
+    out = {name: str(threads) for name in _THREAD_VARIABLES}
+    out |= {
+        "nnUNet_def_n_proc": str(cpus),
+        "MPLCONFIGDIR": f"{caches}/matplotlib",
+        "TORCHINDUCTOR_CACHE_DIR": f"{caches}/torchinductor",
+        "TRITON_CACHE_DIR": f"{caches}/triton",
+        "XDG_CACHE_HOME": caches,
+        "LANG": "C.UTF-8",
+        "CUDA_VISIBLE_DEVICES": visible_gpus or "",
+    }
+    return out
+
+
+def share(items: tuple[str, ...], *, slot: int, slots: int) -> tuple[str, ...]:
+    """The slot's share of GPUs: its own when there are enough, else one, taken in turn."""
+    if not items:
+        return ()
+    if len(items) >= slots:
+        return items[slot::slots]
+    return (items[slot % len(items)],)

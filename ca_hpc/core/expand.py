@@ -1,0 +1,223 @@
+"""Spec + cluster profile -> workflow. Pure: the same input gives the same workflow, byte for byte."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from ca_hpc.core.model import Element, Mount, Resources, Runtime, Stage, Task, Workflow
+from ca_hpc.core.profile import Cluster, Gpu
+from ca_hpc.core.spec import STAGES, FinetuneSpec, StageName, StageRequest
+from ca_hpc.core.units import format_duration
+from ca_hpc.errors import SpecError
+
+# What a stage asks for where neither the spec nor the profile says so.
+DEFAULTS: Final[Mapping[StageName, StageRequest]] = {
+    "prepare": StageRequest(time=4 * 3600, cpus=4, memory=8 * 1024),
+    "preprocess": StageRequest(time=12 * 3600, cpus=8, memory=32 * 1024),
+    "train": StageRequest(time=24 * 3600, cpus=8, memory=32 * 1024, gpus=1),
+    "evaluate": StageRequest(time=2 * 3600, cpus=2, memory=8 * 1024),
+    "report": StageRequest(time=1 * 3600, cpus=1, memory=4 * 1024),
+}
+# evaluate and report tell about what there is, also when folds are missing
+CONDITIONS: Final = {"prepare": "afterok", "preprocess": "afterok", "train": "afterok",
+                     "evaluate": "afterany", "report": "afterany"}  # fmt: skip
+FUSED: Final = {"prepare": ("prepare", "preprocess"), "evaluate": ("evaluate", "report")}
+# Seconds before the time limit at which SLURM signals the worker (it looks every 30 s, so up to
+# 60 s earlier); issue of the site, not of the run, hence no key of the spec.
+SIGNAL_LEAD_S: Final = 120
+
+
+def expand(
+    spec: FinetuneSpec,
+    cluster: Cluster,
+    *,
+    run_folder: str,
+    runtime: Runtime,
+    node_python: str,
+    mounts: Iterable[Mount],
+) -> Workflow:
+    """Stages, elements and tasks of ``spec`` on ``cluster``. Raises SpecError."""
+    tasks = {name: _tasks(name, spec, run_folder) for name in STAGES}
+    groups = _groups(cluster)
+    stages = []
+    for position, (name, members) in enumerate(groups):
+        resources, request = _resources(members, spec, cluster)
+        pack = _pack(name, request, resources, cluster) if len(members) == 1 else 1
+        if len(members) > 1:  # in one element, one after the other
+            elements = (Element(f"{name}.0", tuple(t for m in members for t in tasks[m])),)
+        else:
+            elements = _elements(name, tasks[name], pack=pack)
+        stages.append(
+            Stage(
+                name=name,
+                elements=elements,
+                resources=resources,
+                sbatch=_sbatch(request, resources, cluster),
+                at_once=min(len(elements), request.at_once or cluster.limits.jobs or 256),
+                after=groups[position - 1][0] if position else None,
+                condition=CONDITIONS[name],
+            )
+        )
+    return Workflow(
+        run_folder=run_folder,
+        executor=cluster.executor,
+        node_python=node_python,
+        node_local=cluster.folders.node_local,
+        setup=cluster.setup,
+        runtime=runtime,
+        mounts=tuple(mounts),
+        threads=spec.threads,
+        stages=tuple(stages),
+    )
+
+
+def _groups(cluster: Cluster) -> tuple[tuple[StageName, tuple[StageName, ...]], ...]:
+    if not cluster.fuse_short_stages:
+        return tuple((name, (name,)) for name in STAGES)
+    hidden = {m for members in FUSED.values() for m in members[1:]}
+    return tuple((n, FUSED.get(n, (n,))) for n in STAGES if n not in hidden)
+
+
+def _tasks(stage: StageName, spec: FinetuneSpec, run_folder: str) -> tuple[Task, ...]:
+    module = f"ca_hpc.steps.{stage}"
+    run = ("--run", run_folder)
+    if stage != "train":
+        return (Task(stage, module, run),)
+    # folds outside, arms inside: the arms of one fold end at about the same time
+    return tuple(
+        Task(
+            id=f"train-{arm}-fold{fold}",
+            module=module,
+            arguments=(*run, "--arm", arm, "--fold", str(fold)),
+        )
+        for fold in spec.fold_indices
+        for arm in spec.arms
+    )
+
+
+def _elements(stage: str, tasks: tuple[Task, ...], *, pack: int) -> tuple[Element, ...]:
+    chunks = [tasks[i : i + pack] for i in range(0, len(tasks), pack)]
+    return tuple(
+        Element(id=f"{stage}.{i}", tasks=chunk, slots=min(pack, len(chunk)))
+        for i, chunk in enumerate(chunks)
+    )
+
+
+def _merged(stage: StageName, spec: FinetuneSpec, cluster: Cluster) -> StageRequest:
+    """Spec over profile over defaults, key by key."""
+    layers = (DEFAULTS[stage], cluster.resources.get(stage), spec.resources.get(stage))
+    out = StageRequest()
+    for layer in layers:
+        if layer is None:
+            continue
+        given = {
+            f.name: value
+            for f in dataclasses.fields(layer)
+            if (value := getattr(layer, f.name)) is not None and f.name != "sbatch"
+        }
+        out = dataclasses.replace(out, **given, sbatch={**out.sbatch, **layer.sbatch})
+    return out
+
+
+def _asked(stage: StageName, spec: FinetuneSpec, cluster: Cluster, *, key: str) -> int | None:
+    """What spec or profile ask for; the defaults of this file not counted."""
+    for layer in (spec.resources.get(stage), cluster.resources.get(stage)):
+        if layer is not None and getattr(layer, key) is not None:
+            return int(getattr(layer, key))
+    return None
+
+
+def _gpu(stage: StageName, request: StageRequest, cluster: Cluster) -> tuple[str, Gpu] | None:
+    name = request.gpu or cluster.gpu
+    if not request.gpus or name is None:
+        return None
+    if name not in cluster.gpus:
+        known = ", ".join(cluster.gpus) or "none"
+        raise SpecError(
+            f"resources.{stage}.gpu: cluster {cluster.name} has no {name} (it has: {known})",
+            hint="name one of these, or add it to the cluster profile",
+        )
+    return name, cluster.gpus[name]
+
+
+def _resources(
+    members: tuple[StageName, ...], spec: FinetuneSpec, cluster: Cluster
+) -> tuple[Resources, StageRequest]:
+    """Resources of a stage: of fused members the times added, of the rest the largest."""
+    requests = {m: _merged(m, spec, cluster) for m in members}
+    first = members[0]
+    request = requests[first]
+    cpus = max(r.cpus or 1 for r in requests.values())
+    memory = max(r.memory or 1024 for r in requests.values())
+    gpus, device = 0, "cpu"
+    if (found := _gpu(first, request, cluster)) is not None:
+        name, gpu = found
+        gpus, device = request.gpus or 0, gpu.device
+        if cluster.whole_node:
+            gpus = max(gpus, cluster.node.gpus)
+        if gpu.most is not None and gpus > gpu.most:
+            raise SpecError(
+                f"resources.{first}.gpus: at most {gpu.most} of {name} per job, {gpus} asked for",
+                hint="lower gpus, or use pack to run several folds on one",
+            )
+        cpus = _asked(first, spec, cluster, key="cpus") or gpu.cpus * gpus
+        memory = _asked(first, spec, cluster, key="memory") or gpu.ram * gpus
+    whole = cluster.whole_node and gpus > 0
+    if whole:
+        cpus, memory = cluster.node.cpus or cpus, cluster.node.memory or memory
+    if cluster.executor == "local":  # a machine has what it has: ask for no more
+        cpus = min(cpus, cluster.node.cpus or cpus)
+        memory = min(memory, cluster.node.memory or memory)
+    time = _within_limits(first, sum(r.time or 0 for r in requests.values()), cluster)
+    return Resources(time, cpus, memory, gpus, device, whole), request  # type: ignore[arg-type]
+
+
+def _within_limits(stage: str, time: int, cluster: Cluster) -> int:
+    longest, shortest = cluster.limits.longest_job, cluster.limits.shortest_job
+    if longest is not None and time > longest:
+        raise SpecError(
+            f"resources.{stage}.time: {format_duration(time)} is more than the "
+            f"{format_duration(longest)} that cluster {cluster.name} allows",
+            hint=f'write at most "{format_duration(longest)}"',
+        )
+    return max(time, shortest or 0)
+
+
+def _pack(stage: str, request: StageRequest, resources: Resources, cluster: Cluster) -> int:
+    pack = request.pack or (resources.gpus if resources.whole_node else 1)
+    if pack > resources.cpus:
+        raise SpecError(
+            f"resources.{stage}.pack: {pack} tasks on {resources.cpus} CPUs",
+            hint="give the element at least one CPU per task, or pack fewer",
+        )
+    return pack
+
+
+def _sbatch(
+    request: StageRequest, resources: Resources, cluster: Cluster
+) -> dict[str, str | int | bool]:
+    """sbatch's long options without dashes. Site's and user's own parameters win."""
+    options: dict[str, str | int | bool] = {
+        "nodes": 1,
+        "ntasks": 1,
+        "cpus-per-task": resources.cpus,
+        "mem": f"{resources.memory_mib}M",
+        "time": format_duration(resources.time_s),
+        "signal": f"B:USR2@{SIGNAL_LEAD_S}",
+        "export": ",".join(cluster.environment) or "NIL",
+        "requeue": True,
+        "kill-on-invalid-dep": "yes",
+    }
+    for key in ("account", "partition", "qos", "constraint"):
+        if (value := getattr(cluster, key)) is not None:
+            options[key] = value
+    if resources.gpus:
+        name = request.gpu or cluster.gpu
+        assert name is not None
+        key, _, value = cluster.gpus[name].flag.lstrip("-").partition("=")
+        options[key] = value.format(count=resources.gpus)
+    if resources.whole_node:
+        options["exclusive"] = True
+    return {**options, **cluster.sbatch, **request.sbatch}

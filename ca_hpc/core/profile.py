@@ -1,0 +1,117 @@
+"""Profiles: of a cluster (where things run, never what runs) and of a model (its network)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ca_hpc.core.fields import STRICT, Count, Duration, Flag, Name, Size, Text
+from ca_hpc.core.spec import ByAxis, PatchSize, StageName, StageRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One kind of GPU and what comes with each of them by default.
+
+    ``flag`` is the site's way to ask for it, ``{count}`` standing for the number:
+    ``--gpus=h100:{count}``, ``--gres=gpu:a100:{count}``, ``--gpus-per-node={count}``,
+    ``--gpus=h100_3g.40gb:{count}`` (a MIG slice, ``most: 1``).
+    """
+
+    flag: Text
+    cpus: Count
+    ram: Size
+    memory: Size | None = None  # of the GPU itself
+    most: Count | None = None  # per job
+    device: Literal["cuda", "cpu"] = "cuda"  # cpu: the lab's GPUs are device files without a GPU
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one node has. The local executor schedules against this; None: all of this machine."""
+
+    cpus: Count | None = None
+    memory: Size | None = None
+    gpus: int = 0
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """``node_local`` may name environment variables of the job, like ``$SLURM_TMPDIR``."""
+
+    runs: Text | None = None
+    store: Text | None = None
+    node_local: Text | None = None
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the site allows."""
+
+    jobs: Count | None = None
+    shortest_job: Duration | None = None
+    longest_job: Duration | None = None
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Apptainer:
+    """How the site calls Apptainer. ``arguments`` go right behind ``exec``."""
+
+    executable: Text = "apptainer"
+    arguments: tuple[Text, ...] = ()
+    binds: tuple[Text, ...] = ()  # further folders, read-only
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster profile, ``configs/clusters/NAME.yaml`` or a file of your own."""
+
+    name: Name
+    executor: Literal["slurm", "local"] = "slurm"
+    runtime: Literal["apptainer", "none"] = "apptainer"
+    python: Text | None = None  # interpreter with ca-hpc on the nodes; None: the submitting one
+    account: Text | None = None
+    partition: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    gpus: Mapping[Name, Gpu] = field(default_factory=dict)
+    gpu: Name | None = None  # the kind a job gets that names none; None: no GPU
+    node: Node = field(default_factory=Node)
+    whole_node: Flag = False  # jobs with GPUs get, and pay for, all of a node
+    fuse_short_stages: Flag = False  # one job for prepare + preprocess, one for evaluate + report
+    internet: Literal["nodes", "login", "none"] = "login"
+    environment: tuple[Name, ...] = ("HOME", "USER", "LOGNAME", "PATH", "MODULEPATH", "BASH_ENV")
+    setup: tuple[Text, ...] = ()  # lines of shell before the worker: module load …
+    folders: Folders = field(default_factory=Folders)
+    limits: Limits = field(default_factory=Limits)
+    apptainer: Apptainer = field(default_factory=Apptainer)
+    sbatch: Mapping[Text, Text | Count | Flag] = field(default_factory=dict)
+    resources: Mapping[StageName, StageRequest] = field(default_factory=dict)
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The network that weights belong to, ``configs/models/NAME.yaml``.
+
+    ``axes``: the anatomical axis of each axis of the network, in order. ``arch_kwargs``,
+    ``network_class_name`` and ``requires_import`` as in nnU-Net's plans ("architecture").
+    """
+
+    name: Name
+    axes: tuple[Literal["RL", "AP", "SI"], Literal["RL", "AP", "SI"], Literal["RL", "AP", "SI"]]
+    patch_size: PatchSize
+    batch_size: Count
+    arch_kwargs: Mapping[str, Any]
+    network_class_name: Text = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+    requires_import: tuple[Text, ...] = ("conv_op", "norm_op", "dropout_op", "nonlin")
+    spacing: ByAxis | None = None  # mm, of the pretraining
+    description: Text | None = None
+    source: Text | None = None
+    __pydantic_config__ = STRICT

@@ -1,0 +1,87 @@
+"""What a run writes down about itself: cases, pins, submissions, attempts and results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ca_hpc.core.model import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One image (a file per channel) with its label. ``id`` is nnU-Net's case identifier."""
+
+    id: str
+    source: str
+    images: tuple[str, ...]
+    label: str
+    subject: str
+    person: str
+    session: str | None
+    contrast: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """The data of a run, found at submission: what is added later does not change the run."""
+
+    dataset: str  # nnU-Net's name of the data set
+    labels: Mapping[str, int]
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPin:
+    """The pretrained weights: the file that tasks read and the sha256 that it must have."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What a run is pinned to. ``token`` marks its jobs' names, so that they can be found again."""
+
+    ca_hpc: str
+    token: str
+    created: str
+    weights: WeightsPin | None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One stage's submission. ``job_ids`` by element id; empty: intended, not confirmed."""
+
+    stage: str
+    job_name: str
+    job_ids: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of a task, as written at its start."""
+
+    number: int
+    job: str
+    restart: int
+    host: str
+    pid: int
+    started: str
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How an attempt ended. ``cause``: one sentence, and ``hint``: the next move, when it failed."""
+
+    task: str
+    attempt: str
+    state: TaskState
+    exit_code: int
+    started: str
+    ended: str
+    seconds: float
+    host: str
+    cause: str | None = None
+    hint: str | None = None

@@ -1,0 +1,100 @@
+"""States: the scheduler's words, and what is believed about a task.
+
+Order of truth: a result file, a fresh row of the scheduler, the record of the submission.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ca_hpc.core.model import TaskState
+from ca_hpc.core.record import Result
+
+S = TaskState
+
+# sacct's and squeue's job states (man sacct, "JOB STATE CODES").
+SLURM_STATES: Final[Mapping[str, TaskState]] = {
+    "PENDING": S.PENDING,
+    "CONFIGURING": S.PENDING,
+    "REQUEUED": S.PENDING,
+    "REQUEUE_HOLD": S.PENDING,
+    "REQUEUE_FED": S.PENDING,
+    "SPECIAL_EXIT": S.PENDING,
+    "RESV_DEL_HOLD": S.PENDING,
+    "RUNNING": S.RUNNING,
+    "COMPLETING": S.RUNNING,
+    "RESIZING": S.RUNNING,
+    "SIGNALING": S.RUNNING,
+    "STAGE_OUT": S.RUNNING,
+    "STOPPED": S.RUNNING,
+    "SUSPENDED": S.RUNNING,
+    "COMPLETED": S.COMPLETED,
+    "CANCELLED": S.CANCELLED,
+    "REVOKED": S.CANCELLED,
+    "FAILED": S.FAILED,
+    "TIMEOUT": S.TIMEOUT,
+    "DEADLINE": S.TIMEOUT,
+    "OUT_OF_MEMORY": S.OUT_OF_MEMORY,
+    "NODE_FAIL": S.NODE_FAIL,
+    "BOOT_FAIL": S.NODE_FAIL,
+    "LAUNCH_FAILED": S.NODE_FAIL,
+    "PREEMPTED": S.PREEMPTED,
+}
+LIVE: Final = frozenset({S.WAITING, S.PENDING, S.RUNNING, S.UNKNOWN})
+
+_ARRAY = re.compile(r"^(\d+)_\[([\d,\-]+)(?:%\d+)?\]$")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the scheduler says about one element."""
+
+    state: TaskState
+    node: str = ""
+    reason: str = ""
+
+
+def parse_rows(text: str) -> dict[str, Row]:
+    """Rows ``job id|state|nodes|reason`` of sacct or squeue, by job id; arrays unfolded.
+
+    A later row of the same job wins: sacct lists restarts in order.
+    """
+    rows: dict[str, Row] = {}
+    for line in text.splitlines():
+        job, state, *more = line.split("|")
+        if not job or "." in job:  # 101_0.batch: a step
+            continue
+        node, reason = (*more, "", "")[:2]
+        word = state.split()[0] if state.split() else ""  # "CANCELLED by 1000"
+        row = Row(SLURM_STATES.get(word, S.UNKNOWN), "" if node == "None assigned" else node, reason)
+        for one in _unfold(job):
+            rows[one] = row
+    return rows
+
+
+def _unfold(job: str) -> list[str]:
+    found = _ARRAY.match(job)
+    if found is None:
+        return [job]
+    out = []
+    for part in found[2].split(","):
+        first, _, last = part.partition("-")
+        out += [f"{found[1]}_{i}" for i in range(int(first), int(last or first) + 1)]
+    return out
+
+
+def derive_state(result: Result | None, row: Row | None, *, submitted: bool) -> TaskState:
+    """The state of a task. Unknown is not failed: a missing row may only be late."""
+    if result is not None and result.state is S.COMPLETED:
+        return S.COMPLETED
+    if row is not None and row.state in LIVE and row.state is not S.UNKNOWN:
+        return row.state  # a newer attempt is queued or runs
+    if result is not None:
+        return result.state
+    if row is not None:
+        # the element ended without this task's result: it did not complete, whatever SLURM says
+        return S.FAILED if row.state is S.COMPLETED else row.state
+    return S.UNKNOWN if submitted else S.WAITING

@@ -1,0 +1,192 @@
+"""SLURM: one sbatch per stage through submitit, one sacct (or squeue) per query."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ca_hpc import processes
+from ca_hpc.core.model import Stage, Workflow
+from ca_hpc.core.states import Row, parse_rows
+from ca_hpc.errors import CaHpcError, SchedulerUnreachable
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.worker import ElementCall
+
+CALL_TIMEOUT_S = 60
+# submitit's own bound on requeues after a time-out; a training of weeks in slices needs many
+MOST_TIMEOUTS = 1000
+# SLURM expands % and reads \ in log paths, and a newline would end the #SBATCH line
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_./@+=,:~-]+")
+
+
+def check(programs: Sequence[str] = ("sbatch",)) -> None:
+    """Raise SchedulerUnreachable when SLURM's commands are not on PATH."""
+    for program in programs:
+        if shutil.which(program) is None:
+            raise SchedulerUnreachable(
+                f"{program} is not on PATH: this machine is not a SLURM login node",
+                hint="submit from a login node, or set `cluster: local` to run here",
+            )
+
+
+def parameters(stage: Stage, *, job_name: str, after: Sequence[str]) -> dict[str, Any]:
+    """submitit's parameters for a stage: ours as they are, its own defaults switched off.
+
+    ``use_srun=False`` and ``signal: B:…``: the time limit's signal reaches our worker alone, not
+    the process that serves a rootless image (docs/adr/0005).
+    """
+    extra = dict(stage.sbatch)
+    if after:
+        # job ids of arrays: the whole array, so that a stage waits with one dependency
+        arrays = dict.fromkeys(job.split("_")[0] for job in after)
+        extra["dependency"] = f"{stage.condition}:" + ":".join(arrays)
+    return {
+        "job_name": job_name,
+        "time": max(1, stage.resources.time_s // 60),
+        "array_parallelism": stage.at_once,
+        "use_srun": False,
+        "stderr_to_stdout": True,
+        "wckey": None,
+        "additional_parameters": extra,
+    }
+
+
+def script(
+    stage: Stage, workflow: Workflow, *, folder: str, job_name: str, after: Sequence[str]
+) -> str:
+    """The sbatch script as submitit writes it. Pure: needs no scheduler."""
+    from submitit.slurm import slurm
+
+    count = len(stage.elements)
+    return slurm._make_sbatch_string(
+        command=f"{_python(workflow)} -u -m submitit.core._submit {shlex.quote(folder)}",
+        folder=folder,
+        map_count=count if count > 1 else None,
+        setup=list(workflow.setup) or None,
+        **parameters(stage, job_name=job_name, after=after),
+    )
+
+
+def _python(workflow: Workflow) -> str:
+    # exec: the batch process is Python itself, so that signals to the batch shell reach it;
+    # -I: neither PYTHON* variables nor the user's site-packages nor the current folder count
+    return f"exec {shlex.quote(workflow.node_python)} -I"
+
+
+def submit(
+    stage: Stage, workflow: Workflow, *, folder: Path, job_name: str, after: Sequence[str]
+) -> dict[str, str]:
+    """Submit a stage as one array. Returns job ids by element id.
+
+    Ids are taken as submitit gives them: an array of one is no array, its id is ``101``.
+    Raises SchedulerUnreachable.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.slurm.slurm import SlurmExecutor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = SlurmExecutor(
+        folder=safe_folder(folder), python=_python(workflow), max_num_timeout=MOST_TIMEOUTS
+    )
+    executor.update_parameters(
+        setup=list(workflow.setup) or None,
+        **parameters(stage, job_name=job_name, after=after),
+    )
+    calls = [ElementCall(workflow.run_folder, element.id) for element in stage.elements]
+    try:
+        with executor.batch():
+            jobs = [executor.submit(call) for call in calls]
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        raise SchedulerUnreachable(
+            f"sbatch refused stage {stage.name}: {_reason(error)}",
+            hint="correct the cluster profile or `resources:`, then submit again",
+        ) from error
+    return {e.id: str(job.job_id) for e, job in zip(stage.elements, jobs, strict=True)}
+
+
+def safe_folder(folder: Path) -> Path:
+    """``folder``, or a link to it whose path SLURM can read back.
+
+    SLURM expands % in log paths, and a newline would end the ``#SBATCH`` line. The link lies in
+    the nearest folder above whose own path is harmless, so on the same shared file system.
+    """
+    if _SAFE_PATH.fullmatch(str(folder)):
+        return folder
+    for parent in folder.parents:
+        if _SAFE_PATH.fullmatch(str(parent)) and os.access(parent, os.W_OK):
+            name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+            link = parent / ".ca-hpc-links" / name
+            link.parent.mkdir(exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(folder)
+            return link
+    raise CaHpcError(
+        f"{str(folder)!r} has characters that SLURM cannot take in a log path, and no folder "
+        "above it can hold a link to it",
+        hint="choose another folder: --output FOLDER",
+    )
+
+
+def query(run: RunFolder) -> dict[str, Row]:
+    """What SLURM says about the run's elements, by element id. One call; a second without sacct.
+
+    Raises SchedulerUnreachable when neither answers.
+    """
+    jobs = {
+        job: element
+        for submission in run.submissions().values()
+        for element, job in submission.job_ids.items()
+    }
+    if not jobs:
+        return {}
+    arrays = ",".join(dict.fromkeys(job.split("_")[0] for job in jobs))
+    asked = (
+        ("sacct", "-n", "-X", "-P", "-D", "-j", arrays, "-o", "JobID,State,NodeList,Reason"),
+        ("squeue", "-h", "-r", "-t", "all", "-j", arrays, "-o", "%i|%T|%N|%r"),
+    )
+    trouble = []
+    for argv in asked:
+        try:
+            done = processes.run(argv, timeout_s=CALL_TIMEOUT_S)
+        except CaHpcError as error:
+            trouble.append(error.message)
+            continue
+        if done.returncode == 0:
+            rows = parse_rows(done.stdout)
+            return {element: rows[job] for job, element in jobs.items() if job in rows}
+        trouble.append(f"{argv[0]}: {done.stderr.strip().splitlines()[-1:]}")
+    raise SchedulerUnreachable(
+        "the scheduler does not answer: " + "; ".join(trouble),
+        hint="try again in a minute; results that have arrived are shown all the same",
+    )
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """scancel, whole arrays where all of their elements are named. Raises SchedulerUnreachable."""
+    check(("scancel",))
+    arrays = list(dict.fromkeys(job.split("_")[0] for job in jobs))
+    if not arrays:
+        return
+    done = processes.run(("scancel", *arrays), timeout_s=CALL_TIMEOUT_S)
+    if done.returncode != 0:
+        raise SchedulerUnreachable(
+            f"scancel failed: {done.stderr.strip()}", hint="try again: ca-hpc cancel RUN"
+        )
+
+
+def cancel_named(job_name: str) -> None:
+    """scancel by name: finds also a job whose id never reached us (sbatch may fail and submit)."""
+    processes.run(("scancel", "--name", job_name), timeout_s=CALL_TIMEOUT_S)
+
+
+def _reason(error: Exception) -> str:
+    """sbatch's own words out of submitit's error."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line.removeprefix("sbatch: error: ") for line in lines if "sbatch: error" in line]
+    return "; ".join(told) or next((line for line in reversed(lines) if line), str(error))

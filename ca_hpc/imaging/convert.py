@@ -1,0 +1,122 @@
+"""A case as nnU-Net wants it: image and label in SCT's RPI, on one grid, labels as small integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ca_hpc.core.record import Case
+from ca_hpc.errors import CaHpcError
+from ca_hpc.imaging.orientation import sct_orientation, to_orientation
+
+ORIENTATION = "RPI"  # in SCT's words; nibabel calls it L, A, S
+GRID_TOLERANCE_MM = 1e-2  # headers written by different tools differ by rounding
+
+
+class BadCase(CaHpcError):
+    """An image or label that cannot be used. The message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was found about a case: its orientation and spacing (mm) as stored, its label's size."""
+
+    case: str
+    orientation: str
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    label_voxels: int
+
+
+def convert_case(case: Case, *, images: Path, labels: Path, values: Mapping[str, int]) -> Converted:
+    """Write ``images/CASE_0000.nii.gz …`` and ``labels/CASE.nii.gz``, both in RPI.
+
+    Images become float32. A label map with one value is binarised at 0.5 (manual masks are often
+    stored soft or as 0/255-like floats); with several, the values must be the expected ones.
+    Raises BadCase.
+    """
+    first: nib.Nifti1Image | None = None
+    for channel, file in enumerate(case.images):
+        image = _load(Path(file))
+        first = first or image
+        _same_grid(first, image, Path(file))
+        array = np.asanyarray(image.dataobj)
+        if not np.isfinite(array).all():
+            raise BadCase(f"{file}: holds NaN or infinite values", hint="repair or exclude it")
+        out = to_orientation(_like(image, array.astype(np.float32)), ORIENTATION)
+        nib.save(out, images / f"{case.id}_{channel:04d}.nii.gz")
+    assert first is not None
+    stored = _load(Path(case.label))
+    label = to_orientation(stored, ORIENTATION)
+    reference = to_orientation(first, ORIENTATION)
+    _same_grid(reference, label, Path(case.label))
+    mask = _values(np.asanyarray(label.dataobj), values, Path(case.label))
+    # the image's own header: nnU-Net refuses a pair whose headers differ by 1e-10
+    nib.save(_like(reference, mask), labels / f"{case.id}.nii.gz")
+    zooms = tuple(round(float(z), 4) for z in first.header.get_zooms()[:3])
+    return Converted(
+        case=case.id,
+        orientation=sct_orientation(first.affine),
+        spacing_mm=zooms,  # type: ignore[arg-type]
+        shape=tuple(int(n) for n in first.shape),  # type: ignore[arg-type]
+        label_voxels=int((mask > 0).sum()),
+    )
+
+
+def _load(path: Path) -> nib.Nifti1Image:
+    try:
+        image = nib.load(path)
+        data = np.asanyarray(image.dataobj)
+    except Exception as error:  # nibabel passes on whatever zlib, struct and numpy raise
+        raise BadCase(f"{path}: cannot be read ({error})", hint="fetch or repair it") from error
+    if data.dtype.names is not None:
+        raise BadCase(f"{path}: is a colour image", hint="give a grey-scale image")
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise BadCase(f"{path}: has {data.ndim} dimensions, 3 are needed", hint="split it first")
+    return nib.Nifti1Image(data, image.affine, image.header)
+
+
+def _like(image: nib.Nifti1Image, array: np.ndarray) -> nib.Nifti1Image:
+    """``array`` on the grid of ``image``: same affine in qform and sform, own data type."""
+    out = nib.Nifti1Image(array, image.affine)
+    out.set_qform(image.affine, code=1)
+    out.set_sform(image.affine, code=1)
+    out.header.set_xyzt_units("mm")
+    return out
+
+
+def _same_grid(image: nib.Nifti1Image, other: nib.Nifti1Image, file: Path) -> None:
+    if image.shape != other.shape:
+        raise BadCase(
+            f"{file}: shape {other.shape} is not the image's {image.shape}",
+            hint="bring the label onto the image's grid (no registration is done here)",
+        )
+    corners = np.array([[0, 0, 0], [n - 1 for n in image.shape]])
+    there, here = (nib.affines.apply_affine(i.affine, corners) for i in (image, other))
+    worst = float(np.abs(there - here).max())
+    if worst > GRID_TOLERANCE_MM:
+        raise BadCase(
+            f"{file}: lies {worst:.2f} mm beside its image",
+            hint="bring the label onto the image's grid (no registration is done here)",
+        )
+
+
+def _values(array: np.ndarray, values: Mapping[str, int], file: Path) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise BadCase(f"{file}: holds NaN or infinite values", hint="repair or exclude it")
+    if len(values) == 1:
+        return np.where(array > 0.5, np.uint8(next(iter(values.values()))), np.uint8(0))
+    found = {float(v) for v in np.unique(array)}
+    strange = sorted(found - {0.0, *map(float, values.values())})
+    if strange:
+        raise BadCase(
+            f"{file}: values {strange[:5]} are not among {dict(values)}",
+            hint="name them under `labels:`, or repair the file",
+        )
+    return array.astype(np.uint8)

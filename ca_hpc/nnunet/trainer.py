@@ -1,0 +1,394 @@
+"""A training loop of our own, put over any nnU-Net trainer class.
+
+What is trained and how well (network, loss, augmentation, schedule) stays the trainer's own; here
+are its course and its interruptions: any number of epochs and iterations, batches numbered by
+position, atomic checkpoints, a stop on request after any iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Final, TypeAlias
+
+import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.batches import BatchStream, seed_generators, seeded
+from ca_hpc.nnunet.checkpoints import (
+    OUR_KEY,
+    Course,
+    Emit,
+    Position,
+    Resume,
+    plain,
+    replacing,
+    write_resume,
+)
+from ca_hpc.nnunet.pretrained import unwrapped
+
+Clock: TypeAlias = Callable[[], float]
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR2)
+PLOT_EVERY_S: Final = 900.0  # progress.png is 30 x 54 inches and takes seconds
+
+
+class Interrupted(Exception):
+    """A signal asked to stop, and what is needed to go on is saved."""
+
+
+class StopRequest:
+    """Whether a signal asked to stop. A context: the former handlers come back at its end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._owner = os.getpid()
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._former = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        # Forked loader workers inherit the handler and get the signal too where it goes to the
+        # whole job. It may come twice, and printing in a handler can deadlock.
+        if os.getpid() == self._owner:
+            self.asked = True
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a training is carried out, as opposed to what is trained.
+
+    ``clock`` returns seconds; ``resume_folder`` takes the resume files.
+    """
+
+    course: Course
+    workers: int
+    checkpoint_every_s: float
+    resume_folder: Path
+    emit: Emit
+    clock: Clock
+    stop: StopRequest
+
+
+def resolve_trainer(name: str) -> type:
+    """The nnU-Net trainer class of that name. Raises CaHpcError where there is none."""
+    if name == nnUNetTrainer.__name__:
+        # nnU-Net's search imports every module on its way, timm and torchvision among them.
+        found: type = nnUNetTrainer
+        return found
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    try:
+        found = recursive_find_trainer_class_by_name(name)
+    except (AssertionError, ImportError, RuntimeError) as error:
+        raise CaHpcError(
+            f"nnU-Net can neither find nor import a trainer {name}: {next(iter(str(error).splitlines()), '')}",
+            hint="Check the name, and nnUNet_extTrainer for trainers of your own. The search "
+            "imports all of nnU-Net's trainers: torchvision must fit torch.",
+        ) from error
+    return found
+
+
+def composed(base: type) -> type:
+    """``base`` with our loop. It keeps its name, which checkpoints and results folders carry."""
+    return type(base.__name__, (TrainerMixin, base), {"__module__": __name__})
+
+
+def check_split(splits_file: Path, *, fold: int, cases: frozenset[str]) -> None:
+    """Raise CaHpcError unless the file has the fold, and all its cases are preprocessed.
+
+    nnU-Net would write a random split by case, or silently take a random 80:20 one.
+    """
+    try:
+        splits = json.loads(splits_file.read_text())
+    except FileNotFoundError as error:
+        raise CaHpcError(
+            f"There is no {splits_file}.",
+            hint="The preprocess stage writes it, once for all folds and arms.",
+        ) from error
+    if not 0 <= fold < len(splits):
+        raise CaHpcError(
+            f"Fold {fold} is not in {splits_file}, which has folds 0 to {len(splits) - 1}.",
+            hint="Ask for one of these folds.",
+        )
+    missing = sorted({*splits[fold]["train"], *splits[fold]["val"]} - cases)
+    if missing:
+        raise CaHpcError(
+            f"Fold {fold} in {splits_file} names {len(missing)} cases that are not "
+            f"preprocessed, first {missing[0]}.",
+            hint="Preprocess again, or write the splits from the cases that are there.",
+        )
+
+
+class TrainerMixin:
+    """Goes before a nnU-Net trainer class; see ``composed``. Call ``conduct_by`` before training.
+
+    It has no ``__init__``: nnU-Net inspects the signature to record the arguments.
+    """
+
+    # of nnU-Net's trainer
+    network: Any
+    optimizer: Any
+    grad_scaler: Any
+    logger: Any
+    device: Any
+    fold: int | str
+    dataset_class: Any
+    dataset_json: dict[str, Any]
+    preprocessed_dataset_folder: str
+    preprocessed_dataset_folder_base: str
+    output_folder: str
+    my_init_kwargs: dict[str, Any]
+    inference_allowed_mirroring_axes: tuple[int, ...] | None
+    current_epoch: int
+    num_epochs: int
+    num_iterations_per_epoch: int
+    num_val_iterations_per_epoch: int
+    save_every: int
+    initial_lr: float
+    dataloader_train: Any
+    dataloader_val: Any
+    _best_ema: Any
+
+    _conduct: Conduct
+    _iteration: int  # iterations of the current epoch that an earlier attempt did
+    _train_outputs: list[dict[str, Any]]  # what they returned
+    _saved_at: float
+    _plotted_at: float
+    _plot_progress: Callable[[str], None]
+
+    def conduct_by(self, conduct: Conduct) -> None:
+        """Set the course. To be called once, before ``initialize``."""
+        course = conduct.course
+        self._conduct = conduct
+        self.num_epochs = course.epochs
+        self.num_iterations_per_epoch = course.iterations_per_epoch
+        self.num_val_iterations_per_epoch = course.validation_iterations_per_epoch
+        if course.initial_learning_rate is not None:
+            self.initial_lr = course.initial_learning_rate
+        self.save_every = course.epochs + 1  # no checkpoint_latest.pth: resume files replace it
+        self._iteration = 0
+        self._train_outputs = []
+        self._saved_at = self._plotted_at = conduct.clock()
+        self._plot_progress = self.logger.plot_progress_png
+        self.logger.plot_progress_png = self._plot_when_due
+
+    def continue_from(self, resume: Resume) -> None:
+        """Take over the weights, optimiser and position of a resume file."""
+        own_arguments = self.my_init_kwargs
+        # The trainer's own method, since some choose their optimiser there. It unpickles freely,
+        # but newest_valid has just read the same file with weights_only.
+        trainer: Any = self
+        trainer.load_checkpoint(str(resume.file))
+        self.my_init_kwargs = own_arguments
+        self.logger.load_checkpoint(resume.logging)
+        self._best_ema = resume.best_ema
+        self._iteration = resume.position.iteration
+        self._train_outputs = resume.train_outputs
+
+    def run_training(self) -> None:
+        """Train from the current position to the end.
+
+        Raises Interrupted where a signal asked to stop; then the resume file is written. Loader
+        processes are gone in any case.
+        """
+        trainer: Any = self
+        try:
+            trainer.on_train_start()
+            while self.current_epoch < self.num_epochs:
+                self._run_epoch()
+            trainer.on_train_end()
+            self._plot_progress(self.output_folder)
+        finally:
+            for stream in (self.dataloader_train, self.dataloader_val):
+                if isinstance(stream, BatchStream):
+                    stream.close()
+
+    def get_dataloaders(self) -> tuple[BatchStream, BatchStream]:
+        """The trainer's own loaders, drawn from by position."""
+        stock: Any = super()
+        with seeded(self._conduct.course.seed, stream="training", index=0):
+            # nnU-Net draws one batch from each to warm up; its content goes nowhere.
+            loaders = stock.get_dataloaders()
+        if not all(isinstance(loader, SingleThreadedAugmenter) for loader in loaders):
+            raise CaHpcError(
+                f"{type(self).__name__} brings batch loaders that cannot be positioned.",
+                hint="Use a trainer that leaves get_dataloaders to nnU-Net, and leave "
+                "nnUNet_n_proc_DA at 0.",
+            )
+        training, validation = (loader.data_loader for loader in loaders)
+        epoch, workers = self.current_epoch, self._conduct.workers
+        return (
+            self._stream(
+                training,
+                name="training",
+                first=epoch * self.num_iterations_per_epoch + self._iteration,
+                workers=workers,
+            ),
+            self._stream(
+                validation,
+                name="validation",
+                first=epoch * self.num_val_iterations_per_epoch,
+                workers=math.ceil(workers / 2),
+            ),
+        )
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The cases (training, validation) of the fold, from the splits file and nothing else."""
+        stock: Any = super()
+        if isinstance(self.fold, int):
+            cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+            check_split(
+                Path(self.preprocessed_dataset_folder_base) / "splits_final.json",
+                fold=self.fold,
+                cases=frozenset(cases),
+            )
+        split: tuple[list[str], list[str]] = stock.do_split()
+        return split
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint, whole or not at all."""
+        stock: Any = super()
+        began = self._conduct.clock()
+        with replacing(Path(filename)) as partial:
+            stock.save_checkpoint(str(partial))
+        self._report_checkpoint(Path(filename), began=began)
+
+    def plot_network_architecture(self) -> None:
+        """Not drawn: nnU-Net's plotting library no longer works, and trying costs a pass."""
+
+    def _save_debug_information(self) -> None:
+        """Not written: it starts a shell for the host's name, and the run's record says more."""
+
+    def _stream(self, loader: Any, *, name: str, first: int, workers: int) -> BatchStream:
+        return BatchStream(
+            loader,
+            seed=self._conduct.course.seed,
+            stream=name,
+            first=first,
+            workers=workers,
+        )
+
+    def _run_epoch(self) -> None:
+        trainer: Any = self
+        clock, epoch = self._conduct.clock, self.current_epoch
+        began, done_before = clock(), self._iteration
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        outputs = self._train_iterations()
+        trained = clock()
+        trainer.on_train_epoch_end(outputs)
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            trainer.on_validation_epoch_end(self._validation_iterations(outputs))
+        self._iteration, self._train_outputs = 0, []
+        trainer.on_epoch_end()  # moves current_epoch on
+        iterations = self.num_iterations_per_epoch - done_before
+        self._conduct.emit(
+            {
+                "event": "epoch",
+                "epoch": epoch,
+                "epochs": self.num_epochs,
+                "train_loss": self._logged("train_losses"),
+                "val_loss": self._logged("val_losses"),
+                "pseudo_dice": self._logged("mean_fg_dice"),
+                "lr": self._logged("lrs"),
+                "seconds": clock() - began,
+                "seconds_per_iteration": (trained - began) / iterations if iterations else None,
+            }
+        )
+
+    def _train_iterations(self) -> list[dict[str, Any]]:
+        trainer: Any = self
+        outputs = list(self._train_outputs)
+        first_of_epoch = self.current_epoch * self.num_iterations_per_epoch
+        for iteration in range(self._iteration, self.num_iterations_per_epoch):
+            self._save_if_due(outputs)
+            batch = next(self.dataloader_train)
+            # for dropout and the like
+            seed_generators(
+                self._conduct.course.seed, stream="network", index=first_of_epoch + iteration
+            )
+            outputs.append(trainer.train_step(batch))
+        self._save_if_due(outputs)
+        return outputs
+
+    def _validation_iterations(self, train_outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        trainer: Any = self
+        outputs = []
+        for _ in range(self.num_val_iterations_per_epoch):
+            outputs.append(trainer.validation_step(next(self.dataloader_val)))
+            if self._conduct.stop.asked:
+                # Done again in the next attempt; only the training iterations are kept.
+                self._save_if_due(train_outputs)
+        return outputs
+
+    def _save_if_due(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Write a resume file where the time has come. Raises Interrupted where asked to stop."""
+        asked = self._conduct.stop.asked
+        began = self._conduct.clock()
+        if not asked and began - self._saved_at < self._conduct.checkpoint_every_s:
+            return
+        position = Position(self.current_epoch, len(train_outputs))
+        file = write_resume(
+            self._conduct.resume_folder,
+            position=position,
+            state=self._state(position, train_outputs),
+        )
+        self._report_checkpoint(file, began=began)
+        self._saved_at = self._conduct.clock()
+        if asked:
+            raise Interrupted
+
+    def _state(self, position: Position, train_outputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # The epoch under way is logged again when it is continued.
+        logged = {key: of[: position.epoch] for key, of in self.logger.get_checkpoint().items()}
+        return {
+            "network_weights": unwrapped(self.network).state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler and self.grad_scaler.state_dict(),
+            "logging": plain(logged),
+            "_best_ema": plain(self._best_ema),
+            "current_epoch": position.epoch,
+            "init_args": {"configuration": self.my_init_kwargs["configuration"]},
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            OUR_KEY: {
+                "iteration": position.iteration,
+                "course": asdict(self._conduct.course),
+                "train_outputs": plain(train_outputs),
+            },
+        }
+
+    def _plot_when_due(self, folder: str) -> None:
+        if self._conduct.clock() - self._plotted_at >= PLOT_EVERY_S:
+            self._plot_progress(folder)
+            self._plotted_at = self._conduct.clock()
+
+    def _logged(self, key: str) -> float | None:
+        """The last value of a curve; None for what JSON cannot say, such as the Dice of nothing."""
+        value = float(self.logger.get_value(key, step=-1))
+        return value if math.isfinite(value) else None
+
+    def _report_checkpoint(self, file: Path, *, began: float) -> None:
+        seconds = self._conduct.clock() - began
+        self._conduct.emit({"event": "checkpoint", "file": str(file), "seconds": seconds})

@@ -1,0 +1,169 @@
+"""From a run folder to the content of its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from math import isnan
+from pathlib import Path
+
+from ca_hpc.core.states import derive_state
+from ca_hpc.core.units import format_duration
+from ca_hpc.report.model import CaseScore, Curve, Overlay, ReportContent, TaskRow
+from ca_hpc.report.scores import read_scores
+from ca_hpc.report.tables import dice_table, paired_difference, representative
+from ca_hpc.store.run_folder import RunFolder
+
+OWN_STAGE = "report"  # runs while the report is written
+
+
+def gather(run: RunFolder, *, created: str) -> ReportContent:
+    """Everything that the report shows. ``created``: ISO 8601."""
+    spec, scores = run.spec, read_scores(run.path)
+    arms = tuple(spec.arms)
+    return ReportContent(
+        run_name=run.path.name,
+        kind=spec.kind,
+        created=created,
+        summary=tuple(_summary(run, scores, arms=arms)),
+        arms=arms,
+        folds=spec.fold_indices,
+        scores=scores,
+        curves=tuple(_curves(run)),
+        tasks=tuple(_tasks(run)),
+        overlays=tuple(_overlays(run, scores, arms=arms)),
+        facts=tuple(_facts(run)),
+    )
+
+
+def _summary(
+    run: RunFolder, scores: tuple[CaseScore, ...], *, arms: tuple[str, ...]
+) -> Iterator[str]:
+    if not scores:
+        yield "No fold has finished, so that there is nothing to compare."
+        return
+    table = dice_table(scores, arms=arms, folds=run.spec.fold_indices)
+    means = [
+        (cell.mean, arm, cell.n)
+        for arm, cell in zip(arms, table.overall, strict=True)
+        if cell is not None and cell.mean is not None
+    ]
+    means.sort(reverse=True)
+    best, arm, people = means[0]
+    yield f"{arm} is the arm with the highest mean Dice, {best:.3f} over {people} people."
+    for other in (a for _, a, _ in means[1:]):
+        if (difference := paired_difference(scores, arm=arm, baseline=other)) is not None:
+            yield (
+                f"Against {other} that is {difference.mean:+.3f} on average, and higher for "
+                f"{difference.higher} of {difference.n} people."
+            )
+    if "scratch" in arms and arm == "scratch" and len(means) > 1:
+        yield "Training from scratch did better here: the pretrained weights brought no gain."
+    missing = len(arms) * len(run.spec.fold_indices) - sum(
+        cell is not None for row in table.cells for cell in row
+    )
+    if missing:
+        yield f"{missing} folds are missing: see the table of tasks."
+
+
+def _curves(run: RunFolder) -> Iterator[Curve]:
+    for arm in run.spec.arms:
+        for fold in run.spec.fold_indices:
+            events = {}
+            for attempt in run.attempts(f"train-{arm}-fold{fold}"):
+                events |= {e["epoch"]: e for e in read_events(attempt) if e["event"] == "epoch"}
+            if events:
+                rows = [events[epoch] for epoch in sorted(events)]
+                yield Curve(
+                    arm=arm,
+                    fold=fold,
+                    epochs=tuple(int(row["epoch"]) for row in rows),
+                    train_loss=tuple(_number(row["train_loss"]) for row in rows),
+                    val_loss=tuple(_number(row["val_loss"]) for row in rows),
+                    pseudo_dice=tuple(_number(row["pseudo_dice"]) for row in rows),
+                )
+
+
+def read_events(attempt: Path) -> list[dict[str, object]]:
+    """The whole lines of an attempt's ``progress.jsonl``; one that is being written is left out."""
+    file = attempt / "progress.jsonl"
+    if not file.is_file():
+        return []
+    lines = file.read_text(errors="replace").split("\n")[:-1]
+    events = []
+    for line in lines:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue  # cut off by a kill; the next attempt's lines are whole again
+    return events
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _tasks(run: RunFolder) -> Iterator[TaskRow]:
+    for task in run.workflow.tasks:
+        if task.id == OWN_STAGE:
+            continue
+        result = run.result(task.id)
+        yield TaskRow(
+            task=task.id,
+            state=derive_state(result, None, submitted=True).value,
+            attempts=len(run.attempts(task.id)),
+            node=result.host if result else None,
+            started=result.started if result else None,
+            seconds=result.seconds if result else None,
+            cause=result.cause if result else None,
+        )
+
+
+def _overlays(
+    run: RunFolder, scores: tuple[CaseScore, ...], *, arms: tuple[str, ...]
+) -> Iterator[Overlay]:
+    import nibabel as nib
+
+    from ca_hpc.report.overlay import overlay_png
+
+    data = run.cases
+    label, value = next(iter(data.labels.items()))
+    raw = run.raw / data.dataset
+    for arm in arms:
+        folders = dict(run.folds(arm))
+        ours = [s for s in scores if s.label == label and not isnan(s.dice)]
+        for rank, score in representative(ours, arm=arm):
+            prediction = folders[str(score.fold)] / "validation" / f"{score.case}.nii.gz"
+            yield Overlay(
+                arm=arm,
+                rank=rank,
+                case=score.case,
+                dice=score.dice,
+                png=overlay_png(
+                    nib.load(raw / "imagesTr" / f"{score.case}_0000.nii.gz"),
+                    nib.load(raw / "labelsTr" / f"{score.case}.nii.gz"),
+                    nib.load(prediction),
+                    label=value,
+                ),
+            )
+
+
+def _facts(run: RunFolder) -> Iterator[tuple[str, str]]:
+    workflow, pins, spec = run.workflow, run.pins, run.spec
+    yield "ca-hpc", pins.ca_hpc
+    yield "submitted", pins.created
+    yield "cluster", run.cluster.name
+    image = workflow.runtime.image
+    yield "image", f"sha256:{image.sha256}" if image else "none (runtime: none)"
+    yield "weights", f"sha256:{pins.weights.sha256}" if pins.weights else "none"
+    people = len({case.person for case in run.cases.cases})
+    yield "data", f"{len(run.cases.cases)} images of {people} people"
+    yield "splits", f"{spec.splits.folds} folds by person, seed {spec.splits.seed}"
+    training = spec.training
+    yield (
+        "training",
+        f"{training.epochs} epochs of {training.iterations_per_epoch} iterations, "
+        f"seed {training.seed}, {training.trainer}",
+    )
+    seconds = sum(r.seconds for t in workflow.tasks if (r := run.result(t.id)) is not None)
+    yield "task time", format_duration(seconds)

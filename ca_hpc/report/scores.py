@@ -1,0 +1,46 @@
+"""The scores of a run as files: JSON for programs, CSV for people and spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from ca_hpc.report.model import CaseScore
+from ca_hpc.store import atomic
+
+FOLDER = "evaluation"
+
+
+def write_scores(scores: Sequence[CaseScore], run_folder: Path) -> None:
+    """``evaluation/scores.json`` and ``.csv``. NaN becomes null: JSON has no word for it."""
+    folder = run_folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    rows = [asdict(score) for score in scores]
+    plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    atomic.write_text(folder / "scores.json", json.dumps(plain, indent=1) + "\n")
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [f.name for f in fields(CaseScore)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    atomic.write_text(folder / "scores.csv", stream.getvalue())
+
+
+def read_scores(run_folder: Path) -> tuple[CaseScore, ...]:
+    """What ``write_scores`` wrote; empty before the evaluation."""
+    file = run_folder / FOLDER / "scores.json"
+    if not file.is_file():
+        return ()
+    numbers = {f.name for f in fields(CaseScore) if f.type == "float"}
+    return tuple(
+        CaseScore(**{k: math.nan if v is None and k in numbers else v for k, v in row.items()})
+        for row in json.loads(file.read_text())
+    )
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,24 @@
+"""``runtime: none``: the command runs on the node as it is, in a clean environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ca_hpc.core.model import Command, Mount, Runtime
+
+# LD_LIBRARY_PATH stays: on module systems CUDA's driver libraries are found through it.
+PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "LD_LIBRARY_PATH")
+
+
+def wrap(
+    command: Command,
+    runtime: Runtime,
+    *,
+    mounts: tuple[Mount, ...],
+    work_folder: str,
+    gpu: bool,
+    host_environment: Mapping[str, str],
+) -> Command:
+    """The same argv; of the node's environment only ``PASSED``."""
+    kept = {key: host_environment[key] for key in PASSED if key in host_environment}
+    return Command(command.argv, {**kept, "TMPDIR": work_folder, **command.environment})

@@ -1,0 +1,21 @@
+"""Stage report: one self-contained HTML page about the run."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from ca_hpc.report.gather import gather
+from ca_hpc.report.html import write_report
+from ca_hpc.steps.entry import StepCall, main
+
+
+def report(call: StepCall) -> None:
+    """Write ``report.html``, also about a run that failed."""
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    target = call.run.file("report.html")
+    write_report(gather(call.run, created=created), target)
+    call.say(f"report: {target}")
+
+
+if __name__ == "__main__":
+    main(report)

@@ -1,0 +1,103 @@
+"""Stage train: one fold of one arm, trained, validated and published."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+from ca_hpc.core.model import INTERRUPTED_STATUS
+from ca_hpc.core.spec import Arm, FinetuneSpec, Training
+from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_folders
+from ca_hpc.steps.entry import StepCall, main
+
+
+def train(call: StepCall) -> int:
+    """Train and validate; 0 when published, ``INTERRUPTED_STATUS`` when there is more to do."""
+    from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings, train_fold
+
+    run, spec = call.run, call.run.spec
+    arm = spec.arms[call.arm]
+    training = arm_training(spec.training, arm)
+    dataset, pins = run.cases.dataset, run.pins
+    preprocessed = run.preprocessed / dataset
+    plans = run.arm_plans[call.arm]
+    published = run.results(call.arm) / results_folder(
+        dataset=dataset, trainer=training.trainer, plans=plans
+    )
+    weights = pins.weights if arm.weights == "pretrained" else None
+    set_folders(raw=run.raw, preprocessed=run.preprocessed, results=call.attempt / "results")
+    outcome = train_fold(
+        FoldCall(
+            trainer=training.trainer,
+            plans_file=preprocessed / f"{plans}.json",
+            dataset_json_file=preprocessed / "dataset.json",
+            configuration=CONFIGURATION,
+            fold=call.fold,
+            preprocessed_root=run.preprocessed,
+            attempt_folder=call.attempt,
+            earlier_attempts=tuple(
+                path for path in run.attempts(call.attempt.parent.parent.name)
+                if path.name < call.attempt.name
+            ),
+            weights_file=None if weights is None else Path(weights.path),
+            weights_sha256=None if weights is None else weights.sha256,
+            device=call.device,
+            torch_threads=call.threads,
+            settings=TrainingSettings(
+                epochs=training.epochs,
+                iterations_per_epoch=training.iterations_per_epoch,
+                validation_iterations_per_epoch=training.validation_iterations_per_epoch,
+                seed=training.seed,
+                initial_learning_rate=training.initial_learning_rate,
+                workers=_workers(spec, call),
+                checkpoint_every_s=training.checkpoint_every,
+                tile_step=spec.validation.tile_step,
+                mirroring=spec.validation.mirroring,
+                validation_checkpoint=spec.validation.checkpoint,
+            ),
+        ),
+        emit=call.emit,
+        clock=time.time,
+    )  # fmt: skip
+    if not outcome.finished:
+        return INTERRUPTED_STATUS
+    publish(outcome.fold_folder, published)
+    return 0
+
+
+def arm_training(training: Training, arm: Arm) -> Training:
+    """The arm's settings over the common ones."""
+    own = {
+        key: value
+        for key in ("epochs", "iterations_per_epoch", "initial_learning_rate", "trainer")
+        if (value := getattr(arm, key)) is not None
+    }
+    return dataclasses.replace(training, **own)
+
+
+def publish(fold: Path, target: Path) -> None:
+    """Move a finished fold to where nnU-Net looks for it, in one rename.
+
+    A fold that is there already is the earlier finished attempt's: it stays.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+        # the same content from every fold; replaced in one step so that no reader sees half
+        draft = target / f".{name}.{fold.parents[3].name}"
+        shutil.copyfile(fold.parent / name, draft)
+        draft.replace(target / name)
+    if not (target / fold.name).exists():
+        fold.rename(target / fold.name)
+
+
+def _workers(spec: FinetuneSpec, call: StepCall) -> int:
+    """Augmentation processes. On the CPU they would take the training's own cores."""
+    if spec.training.workers is not None:
+        return spec.training.workers
+    return max(1, call.cpus - 1) if call.device == "cuda" else 0
+
+
+if __name__ == "__main__":
+    main(train)

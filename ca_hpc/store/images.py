@@ -1,0 +1,176 @@
+"""Images that exist: what is in them, and whether they are the ones that were recorded.
+
+Beside ``x.sif`` lies ``x.sif.json``, its record, written by whoever built it. A record is a
+convenience: what counts is the sha256 of the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ca_hpc import processes
+from ca_hpc.core.door import dump, load
+from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.processes import ProgramMissing, Run
+from ca_hpc.store import atomic
+from ca_hpc.store.digests import cached_sha256, sha256_file
+
+#: what an image says about itself (``containers/describe.py``)
+DESCRIPTION: Final = "/opt/ca-hpc/image.json"
+
+_BUILD: Final = "build one: ca-hpc image build"
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedWeights:
+    """A weights file in an image; ``path`` is its place inside."""
+
+    name: str
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an image says about itself. ``versions``: python, torch, nnunetv2, ca-hpc."""
+
+    versions: Mapping[str, str]
+    weights: tuple[CarriedWeights, ...] = ()
+    commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How an image was made.
+
+    ``recipe_sha256`` covers the definition file and the files that it reads, ``inputs_sha256``
+    everything that decides about the contents (recipe, base, package, weights), ``base_sha256``
+    is the base image's. ``built``: UTC, ISO 8601.
+    """
+
+    recipe_sha256: str
+    inputs_sha256: str
+    base_sha256: str | None
+    built: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image file. ``origin`` is unknown where no record lies beside the image."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    contents: Contents
+    origin: Origin | None = None
+
+    @property
+    def weights(self) -> tuple[CarriedWeights, ...]:
+        """The weights files inside."""
+        return self.contents.weights
+
+
+def read_image(path: Path, *, run: Run = processes.run) -> ImageInfo:
+    """What is known about an image: from its record or, without one, from the image itself.
+
+    Raises CaHpcError, DigestMismatch if the file is not the recorded one by its size already.
+    The bytes are not read here if there is a record: see :func:`verify_image`.
+    """
+    try:
+        size = path.stat().st_size
+        text = record_path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if not path.is_file():
+            raise CaHpcError(f"image {path} does not exist", hint=_BUILD) from None
+        return describe_image(path, origin=None, run=run)
+    except OSError as error:
+        raise CaHpcError(
+            f"image {path} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
+    try:
+        found = load(ImageInfo, text)
+    except ValueError as error:
+        raise CaHpcError(
+            f"{record_path(path)} is not the record of an image",
+            hint="delete it; the image will be asked instead",
+        ) from error
+    if found.size_bytes != size:
+        raise DigestMismatch(
+            f"{path} has {size} bytes, its record says {found.size_bytes} (sha256:{found.sha256})",
+            hint="copy the image again with its .json file, or delete a .json file that is old",
+        )
+    return replace(found, path=path)
+
+
+def verify_image(path: Path, expected_sha256: str, *, cache: Path) -> None:
+    """Check an image's bytes. ``cache`` as in :func:`cached_sha256`.
+
+    Raises DigestMismatch, which names both digests, and CaHpcError if there is no such file.
+    """
+    try:
+        found = cached_sha256(path, cache=cache)
+    except OSError as error:
+        raise CaHpcError(
+            f"image {path} cannot be read: {error.strerror}",
+            hint="nodes must see it at the same path: check the folder and its permissions",
+        ) from error
+    if found != expected_sha256:
+        raise DigestMismatch(
+            f"image {path} is sha256:{found}, recorded is sha256:{expected_sha256}",
+            hint="put the recorded image back, or submit the job again with this one",
+        )
+
+
+def describe_image(path: Path, *, origin: Origin | None, run: Run) -> ImageInfo:
+    """Hash an image and ask it what it holds. Raises CaHpcError."""
+    argv = ("apptainer", "exec", "--containall", "--cleanenv", "--no-home")
+    try:
+        done = run((*argv, str(path), "cat", DESCRIPTION), env=outside_environment())
+    except ProgramMissing as error:
+        raise CaHpcError(
+            f"{path} has no record beside it, and apptainer, to ask the image, is missing",
+            hint=f"copy {record_path(path).name} too, or install Apptainer",
+        ) from error
+    if done.returncode != 0:
+        raise CaHpcError(
+            f"{path} does not say what it holds: {last_lines(done.stderr, count=3)}",
+            hint=f"was it made by ca-hpc? If not, {_BUILD}",
+        )
+    try:
+        contents = load(Contents, done.stdout)
+    except ValueError as error:
+        raise CaHpcError(f"{path}: {DESCRIPTION} in it is damaged", hint=_BUILD) from error
+    return ImageInfo(path, sha256_file(path), path.stat().st_size, contents, origin)
+
+
+def write_record(image: ImageInfo) -> None:
+    """Write the record beside the image; by name, since the two may be moved together."""
+    atomic.write_text(record_path(image.path), dump(replace(image, path=Path(image.path.name))))
+
+
+def record_path(image: Path) -> Path:
+    """``x.sif`` -> ``x.sif.json``."""
+    return image.with_name(image.name + ".json")
+
+
+def outside_environment() -> dict[str, str]:
+    """This process's environment without what would change a container behind our back.
+
+    Where Apptainer may put its temporary files is the user's to say.
+    """
+    kept = ("APPTAINER_TMPDIR", "APPTAINER_CACHEDIR")
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key in kept or not key.startswith(("APPTAINER", "SINGULARITY"))
+    }
+
+
+def last_lines(text: str, *, count: int) -> str:
+    """The end of a program's output, for a message."""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-count:])

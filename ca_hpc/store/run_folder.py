@@ -1,0 +1,202 @@
+"""The run folder: everything about one run, in one place.
+
+::
+
+    job.yaml  spec.json  cluster.json      the spec as given, as resolved; the profile
+    workflow.json  cases.json  pins.json   what runs, on what data, pinned to what
+    model.json  arms.json                  the network's profile if one is named; plans by arm
+    submissions/STAGE.json                 intent, then job ids
+    submitit/STAGE/                        what submitit writes: pickles and element logs
+    tasks/TASK/attempts/NNNN-JOB-rN/       one folder per attempt: log.txt, progress.jsonl, …
+    tasks/TASK/result.json                 how the task's newest finished attempt ended
+    nnunet/raw  nnunet/preprocessed        nnU-Net's folders, of this run alone
+    results/ARM/DATASET/TRAINER__PLANS__3d_fullres/fold_K    published folds, by arm
+    evaluation/  report.html
+
+Every file has one writer and is replaced in one step (``store/atomic.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ca_hpc.core.door import dump, load
+from ca_hpc.core.model import Workflow
+from ca_hpc.core.profile import Cluster, Model
+from ca_hpc.core.record import Attempt, Cases, Pins, Result, Submission
+from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.errors import CaHpcError
+from ca_hpc.store import atomic
+
+T = TypeVar("T")
+_ATTEMPT = re.compile(r"^(\d{4})-")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths and records of one run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, parent: Path, name: str) -> RunFolder:
+        """Make ``parent/name-001``, or the next free number. Private to the user and the group."""
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in range(1, 10_000):
+                folder = parent / f"{name}-{number:03d}"
+                try:
+                    folder.mkdir(mode=0o750)
+                except FileExistsError:
+                    continue
+                return cls(folder)
+        except OSError as error:
+            raise CaHpcError(
+                f"cannot make a run folder in {parent}: {error.strerror}",
+                hint="choose a folder that you may write to: --output FOLDER",
+            ) from error
+        raise CaHpcError(f"{parent} is full of runs named {name}", hint="choose another name")
+
+    @classmethod
+    def next_path(cls, parent: Path, name: str) -> Path:
+        """The folder that ``create`` would make now."""
+        numbers = (parent / f"{name}-{number:03d}" for number in range(1, 10_000))
+        return next(path for path in numbers if not path.exists())
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run. Raises CaHpcError when ``path`` holds none."""
+        run = cls(path.absolute())
+        if not run.file("workflow.json").is_file():
+            raise CaHpcError(
+                f"{path} is not a run folder (it has no workflow.json)",
+                hint="name the folder that `ca-hpc submit` printed",
+            )
+        return run
+
+    def file(self, *parts: str) -> Path:
+        """A path inside the run folder."""
+        return self.path.joinpath(*parts)
+
+    # --- records ---------------------------------------------------------------------------
+
+    def write(self, name: str, record: object) -> None:
+        """Write a record as JSON."""
+        path = self.file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(path, dump(record))
+
+    def _read(self, kind: type[T], name: str) -> T:
+        try:
+            return load(kind, self.file(name).read_text())
+        except (OSError, ValueError) as error:
+            raise CaHpcError(
+                f"{self.file(name)} cannot be read: {error}",
+                hint="this run's record is damaged; submit the job again",
+            ) from error
+
+    @property
+    def spec(self) -> FinetuneSpec:
+        """The spec as resolved: paths absolute, defaults filled in."""
+        return self._read(FinetuneSpec, "spec.json")
+
+    @property
+    def cluster(self) -> Cluster:
+        """The profile of the cluster that the run was submitted to."""
+        return self._read(Cluster, "cluster.json")
+
+    @property
+    def workflow(self) -> Workflow:
+        """Stages, elements and tasks."""
+        return self._read(Workflow, "workflow.json")
+
+    @property
+    def cases(self) -> Cases:
+        """The cases of the run."""
+        return self._read(Cases, "cases.json")
+
+    @property
+    def pins(self) -> Pins:
+        """What the run is pinned to."""
+        return self._read(Pins, "pins.json")
+
+    @property
+    def model(self) -> Model | None:
+        """The model profile as it was at submission; None when the checkpoint describes itself."""
+        if not self.file("model.json").is_file():
+            return None
+        return self._read(Model, "model.json")
+
+    @property
+    def arm_plans(self) -> Mapping[str, str]:
+        """nnU-Net's plans name of each arm, known after the preprocess stage."""
+        return self._read(dict[str, str], "arms.json")
+
+    def submissions(self) -> dict[str, Submission]:
+        """By stage."""
+        files = sorted(self.file("submissions").glob("*.json"))
+        found = [self._read(Submission, f"submissions/{file.name}") for file in files]
+        return {submission.stage: submission for submission in found}
+
+    def local_state(self, kind: type[T]) -> T:
+        """The local executor's state."""
+        return self._read(kind, "local/state.json")
+
+    # --- tasks -----------------------------------------------------------------------------
+
+    def task(self, task_id: str) -> Path:
+        """The task's folder."""
+        return self.file("tasks", task_id)
+
+    def attempts(self, task_id: str) -> list[Path]:
+        """The task's attempt folders, oldest first."""
+        return sorted(self.file("tasks", task_id, "attempts").glob("[0-9]*-*"))
+
+    def new_attempt(self, task_id: str, *, job: str, restart: int) -> tuple[int, Path]:
+        """Make the next attempt folder: its name is never used twice, also by a second writer."""
+        parent = self.file("tasks", task_id, "attempts")
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            numbers = [int(m[1]) for p in parent.iterdir() if (m := _ATTEMPT.match(p.name))]
+            number = max(numbers, default=0) + 1
+            folder = parent / f"{number:04d}-{job}-r{restart}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return number, folder
+
+    def attempt_record(self, folder: Path) -> Attempt:
+        """What was written at the attempt's start."""
+        return self._read(Attempt, str((folder / "attempt.json").relative_to(self.path)))
+
+    def result(self, task_id: str) -> Result | None:
+        """How the task's newest finished attempt ended; None while there is none."""
+        if not self.file("tasks", task_id, "result.json").is_file():
+            return None
+        return self._read(Result, f"tasks/{task_id}/result.json")
+
+    # --- nnU-Net ---------------------------------------------------------------------------
+
+    @property
+    def raw(self) -> Path:
+        """``nnUNet_raw``."""
+        return self.file("nnunet", "raw")
+
+    @property
+    def preprocessed(self) -> Path:
+        """``nnUNet_preprocessed``."""
+        return self.file("nnunet", "preprocessed")
+
+    def results(self, arm: str) -> Path:
+        """``nnUNet_results`` of one arm. Arms never share it: their folds have the same names."""
+        return self.file("results", arm)
+
+    def folds(self, arm: str) -> Iterator[tuple[str, Path]]:
+        """Published folds of an arm: (fold, folder)."""
+        for folder in sorted(self.results(arm).glob("*/*__*__*/fold_*")):
+            yield folder.name.removeprefix("fold_"), folder

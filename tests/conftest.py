@@ -1,0 +1,25 @@
+"""For all tests: nothing of the caller's cluster or containers reaches them by accident."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+# Machines are shared and slow at times; a test that is slow once is not wrong.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
+
+CALLERS = ("SLURM_", "SBATCH_", "APPTAINER", "SINGULARITY", "nnUNet_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cluster_by_accident() -> Iterator[None]:
+    """Without the variables of a cluster, and with no configuration that a client could find."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(CALLERS)]:
+            patch.delenv(name)
+        patch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
+        yield

@@ -1,0 +1,173 @@
+"""A small data set that nnU-Net itself fingerprinted, planned and preprocessed, and calls on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings
+
+DATASET = "Dataset901_Blobs"
+CASES = tuple(f"blob_{index}" for index in range(6))
+SPLITS = [
+    {"train": list(CASES[:4]), "val": list(CASES[4:])},
+    {"train": list(CASES[2:]), "val": list(CASES[:2])},
+]
+SHAPE = (20, 24, 22)
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    root: Path
+    plans_file: Path
+    dataset_json_file: Path
+
+    @property
+    def dataset_folder(self) -> Path:
+        return self.root / DATASET
+
+
+def write_blob(folder: Path, case: str, *, seed: int) -> None:
+    """An image of a bright ball in noise and its label, ``SHAPE`` voxels of 1 mm."""
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(7, 13, size=3)
+    axes = np.indices(SHAPE).transpose(1, 2, 3, 0)
+    ball = np.linalg.norm(axes - centre, axis=-1) < rng.uniform(4, 6)
+    image = rng.normal(size=SHAPE) + 4 * ball
+    for name, array in (("imagesTr", image), ("labelsTr", ball)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        ending = "_0000.nii.gz" if name == "imagesTr" else ".nii.gz"
+        dtype = np.float32 if name == "imagesTr" else np.uint8
+        nifti = nibabel.Nifti1Image(array.astype(dtype), np.eye(4))
+        nibabel.save(nifti, folder / name / (case + ending))
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preprocessed]:
+    root = tmp_path_factory.mktemp("nnunet")
+    environment = {
+        "nnUNet_raw": str(root / "raw"),
+        "nnUNet_preprocessed": str(root / "preprocessed"),
+        "nnUNet_results": str(root / "results"),
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_n_proc_DA": "1",  # planning breaks with 0
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield _preprocess(root)
+
+
+def _preprocess(root: Path) -> Preprocessed:
+    raw = root / "raw" / DATASET
+    for seed, case in enumerate(CASES):
+        write_blob(raw, case, seed=seed)
+    dataset = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "blob": 1},
+        "numTraining": len(CASES),
+        "file_ending": ".nii.gz",
+    }
+    (raw / "dataset.json").write_text(json.dumps(dataset))
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
+
+    nnunet.extract_fingerprint_dataset(901, num_processes=1, show_progress_bar=False)
+    nnunet.plan_experiment_dataset(901)
+    folder = root / "preprocessed" / DATASET
+    plans_file = folder / "nnUNetPlans.json"
+    plans = json.loads(plans_file.read_text())
+    shrink(plans["configurations"]["3d_fullres"])
+    plans_file.write_text(json.dumps(plans))
+    nnunet.preprocess_dataset(
+        901, configurations=("3d_fullres",), num_processes=[1], show_progress_bar=False
+    )
+    (folder / "splits_final.json").write_text(json.dumps(SPLITS))
+    return Preprocessed(folder.parent, plans_file, folder / "dataset.json")
+
+
+def shrink(configuration: dict[str, Any]) -> None:
+    """A network of three stages with 4, 8 and 16 features, batches of two 16 x 16 x 16 patches."""
+    configuration.update(patch_size=[16, 16, 16], batch_size=2)
+    configuration["architecture"]["arch_kwargs"].update(
+        n_stages=3,
+        features_per_stage=[4, 8, 16],
+        kernel_sizes=[[3, 3, 3]] * 3,
+        strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+        n_conv_per_stage=[1, 1, 1],
+        n_conv_per_stage_decoder=[1, 1],
+    )
+
+
+@pytest.fixture
+def make_call(blobs: Preprocessed, tmp_path: Path) -> Iterator[Callable[..., FoldCall]]:
+    """``make_call(epochs=3, fold=1)``: a call with the given fields or settings changed."""
+    settings = TrainingSettings(
+        epochs=2,
+        iterations_per_epoch=3,
+        validation_iterations_per_epoch=1,
+        seed=7,
+        initial_learning_rate=None,
+        workers=0,
+        checkpoint_every_s=1e9,
+        tile_step=1.0,
+        mirroring=False,
+        validation_checkpoint="final",
+    )
+    call = FoldCall(
+        trainer="nnUNetTrainer",
+        plans_file=blobs.plans_file,
+        dataset_json_file=blobs.dataset_json_file,
+        configuration="3d_fullres",
+        fold=0,
+        preprocessed_root=blobs.root,
+        attempt_folder=tmp_path / "attempt-1",
+        earlier_attempts=(),
+        weights_file=None,
+        weights_sha256=None,
+        device="cpu",
+        torch_threads=1,
+        settings=settings,
+    )
+
+    def make(**changes: Any) -> FoldCall:
+        ours = {key: changes.pop(key) for key in list(changes) if hasattr(settings, key)}
+        return replace(call, settings=replace(settings, **ours), **changes)
+
+    before = dict(os.environ)
+    yield make
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def make_loader(blobs: Preprocessed) -> Callable[[], Any]:
+    """``make_loader()``: nnU-Net's own loader of training patches, with all its augmentation."""
+    from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    patch = (16, 16, 16)
+    labels = PlansManager(json.loads(blobs.plans_file.read_text())).get_label_manager(
+        json.loads(blobs.dataset_json_file.read_text())
+    )
+    folder = str(blobs.dataset_folder / "nnUNetPlans_3d_fullres")
+
+    def make() -> Any:
+        transforms = nnUNetTrainer.get_training_transforms(
+            patch, (-0.5, 0.5), [[1, 1, 1], [0.5] * 3], (0, 1, 2), False, use_mask_for_norm=[False]
+        )
+        dataset = nnUNetDatasetBlosc2(folder, list(CASES))
+        return nnUNetDataLoader(
+            dataset, 2, (24, 24, 24), patch, labels, 0.33, transforms=transforms
+        )
+
+    return make

@@ -1,0 +1,86 @@
+"""What the mixin adds, and what it leaves to the trainer underneath."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.trainer import (
+    StopRequest,
+    TrainerMixin,
+    check_split,
+    composed,
+    resolve_trainer,
+)
+
+
+def test_the_composed_trainer_has_the_name_and_arguments_of_the_one_underneath() -> None:
+    trainer = composed(resolve_trainer("nnUNetTrainer"))
+    assert trainer.__name__ == "nnUNetTrainer"
+    assert issubclass(trainer, nnUNetTrainer) and issubclass(trainer, TrainerMixin)
+    assert inspect.signature(trainer) == inspect.signature(nnUNetTrainer)
+
+
+def test_a_trainer_that_does_not_exist_is_named() -> None:
+    with pytest.raises(CaHpcError, match="nnUNetTrainerOfNobody") as caught:
+        resolve_trainer("nnUNetTrainerOfNobody")
+    assert caught.value.hint is not None and "nnUNet_extTrainer" in caught.value.hint
+
+
+SPLITS = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["a", "d"]}]
+
+
+@pytest.fixture
+def splits_file(tmp_path: Path) -> Path:
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps(SPLITS))
+    return file
+
+
+def test_a_split_with_all_its_cases_is_accepted(splits_file: Path) -> None:
+    check_split(splits_file, fold=0, cases=frozenset("abcd"))
+
+
+@pytest.mark.parametrize("fold", [2, 7, -1])
+def test_a_fold_that_is_not_in_the_splits_is_refused(splits_file: Path, fold: int) -> None:
+    with pytest.raises(CaHpcError, match=f"Fold {fold} is not in .* folds 0 to 1"):
+        check_split(splits_file, fold=fold, cases=frozenset("abcd"))
+
+
+def test_a_case_that_is_not_preprocessed_is_named(splits_file: Path) -> None:
+    with pytest.raises(CaHpcError, match=r"names 1 cases .* first d"):
+        check_split(splits_file, fold=1, cases=frozenset("abc"))
+
+
+def test_a_missing_splits_file_is_not_made_up(tmp_path: Path) -> None:
+    with pytest.raises(CaHpcError, match="There is no"):
+        check_split(tmp_path / "splits_final.json", fold=0, cases=frozenset())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_asks_to_stop_and_may_come_twice(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop.asked
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert stop.asked
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_to_a_forked_worker_neither_ends_it_nor_asks_to_stop() -> None:
+    with StopRequest() as stop:
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(3 if stop.asked else 0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert not stop.asked

@@ -1,0 +1,161 @@
+"""The numbers of a report: people count once, what is missing stays missing."""
+
+from __future__ import annotations
+
+from math import isnan, nan
+from statistics import stdev
+
+import pytest
+
+from ca_hpc.report.model import CaseScore, Fold
+from ca_hpc.report.tables import (
+    contrast_table,
+    dice_table,
+    paired_difference,
+    person_table,
+    representative,
+    spread,
+)
+
+
+def score(
+    person: str,
+    dice: float,
+    *,
+    arm: str = "finetune",
+    fold: Fold = 0,
+    session: str | None = None,
+    contrast: str = "T2w",
+    source: str = "lab",
+) -> CaseScore:
+    return CaseScore(
+        arm=arm,
+        fold=fold,
+        case=f"{source}_{person}_{session}_{contrast}",
+        person=person,
+        session=session,
+        contrast=contrast,
+        source=source,
+        label="cord",
+        dice=dice,
+        precision=dice,
+        sensitivity=dice,
+        relative_volume_difference=0.1,
+    )
+
+
+def test_a_person_with_many_images_counts_once() -> None:
+    scores = [
+        score("01", 0.9, session="01"),
+        score("01", 0.8, session="02"),
+        score("01", 0.7, session="02", contrast="T1w"),
+        score("02", 0.6),
+    ]
+    found = spread(scores)
+    assert found is not None
+    assert found.mean == pytest.approx((0.8 + 0.6) / 2)
+    assert found.sd == pytest.approx(stdev([0.8, 0.6]))
+    assert (found.n, found.images, found.undefined) == (2, 4, 0)
+
+
+def test_equal_names_in_two_sources_are_two_people() -> None:
+    found = spread([score("01", 0.9, source="lab"), score("01", 0.7, source="clinic")])
+    assert found is not None and found.n == 2
+
+
+def test_undefined_dice_is_counted_but_not_averaged() -> None:
+    found = spread([score("01", 0.9), score("01", nan, session="02"), score("02", nan)])
+    assert found is not None
+    assert (found.mean, found.sd, found.n) == (0.9, None, 1)
+    assert (found.images, found.undefined) == (3, 2)
+
+
+def test_nothing_but_undefined_is_not_the_same_as_nothing() -> None:
+    undefined = spread([score("01", nan)])
+    assert undefined is not None and undefined.mean is None and undefined.undefined == 1
+    assert spread([]) is None
+
+
+def test_folds_and_arms_without_scores_are_missing_cells() -> None:
+    scores = [
+        score("01", 0.9, fold=0),
+        score("02", 0.8, fold=2),
+        score("01", 0.5, fold=0, arm="scratch"),
+    ]
+    table = dice_table(scores, arms=("finetune", "scratch", "other"), folds=(0, 1, 2))
+    shape = [[cell is not None for cell in row] for row in table.cells]
+    assert shape == [[True, True, False], [False, False, False], [True, False, False]]
+    finetune, scratch, other = table.overall
+    assert finetune is not None and finetune.mean == pytest.approx(0.85)
+    assert scratch is not None and scratch.n == 1
+    assert other is None
+
+
+def test_the_total_is_over_people_not_over_folds() -> None:
+    scores = [score("01", 0.9, fold=0), score("02", 0.9, fold=0), score("03", 0.3, fold=1)]
+    (total,) = dice_table(scores, arms=("finetune",), folds=(0, 1)).overall
+    assert total is not None and total.mean == pytest.approx(0.7)
+
+
+def test_contrasts_are_kept_apart_per_source() -> None:
+    scores = [
+        score("01", 0.9, contrast="T1w"),
+        score("01", 0.7, contrast="T2w"),
+        score("01", 0.5, contrast="T2w", source="clinic"),
+    ]
+    rows = contrast_table(scores, arms=("finetune", "scratch"))
+    assert [(r.source, r.contrast) for r in rows] == [
+        ("clinic", "T2w"),
+        ("lab", "T1w"),
+        ("lab", "T2w"),
+    ]
+    assert all(row.cells[1] is None for row in rows)
+
+
+def test_the_person_table_tells_missing_from_undefined() -> None:
+    scores = [
+        score("01", 0.9),
+        score("01", 0.7, session="02"),
+        score("02", nan, arm="scratch"),
+        score("01", 0.4, arm="scratch"),
+    ]
+    first, second = person_table(scores, arms=("finetune", "scratch"))
+    assert (first.person, first.images) == ("01", 2)
+    assert first.dice == (pytest.approx(0.8), 0.4)
+    assert second.dice[0] is None
+    assert second.dice[1] is not None and isnan(second.dice[1])
+
+
+def test_a_difference_pairs_the_people_who_have_both() -> None:
+    scores = [
+        score("01", 0.9),
+        score("02", 0.8),
+        score("03", 0.1),
+        score("01", 0.7, arm="scratch"),
+        score("02", 0.9, arm="scratch"),
+        score("04", 0.2, arm="scratch"),
+    ]
+    found = paired_difference(scores, arm="finetune", baseline="scratch")
+    assert found is not None
+    assert found.mean == pytest.approx((0.2 - 0.1) / 2)
+    assert (found.n, found.higher) == (2, 1)
+    assert paired_difference(scores, arm="finetune", baseline="other") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], []),
+        ([nan], []),
+        ([0.5], [("only case", 0.5)]),
+        ([0.5, 0.9], [("worst", 0.5), ("best", 0.9)]),
+        ([0.7, 0.9, nan, 0.5], [("worst", 0.5), ("median", 0.7), ("best", 0.9)]),
+    ],
+)
+def test_worst_median_and_best_are_shown_once_each(
+    values: list[float], expected: list[tuple[str, float]]
+) -> None:
+    scores = [score(f"{n:02d}", value) for n, value in enumerate(values)]
+    scores.append(score("99", 0.01, arm="scratch"))
+    found = [(rank, s.dice) for rank, s in representative(scores, arm="finetune")]
+    assert found == expected
