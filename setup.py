@@ -11,5 +11,5 @@ SHIPPED = {f"ca_hpc._shipped.{name}": name for name in ("configs", "containers",
 setup(
     packages=[*find_packages(include=["ca_hpc*"]), *SHIPPED],
     package_dir=SHIPPED,
-    package_data={name: ["**/*"] for name in SHIPPED},
+    package_data={"ca_hpc.report": ["*.j2"]} | {name: ["**/*"] for name in SHIPPED},
 )

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ca_hpc import __version__
 from ca_hpc.errors import CaHpcError, ExitCode
 
 if TYPE_CHECKING:
@@ -35,6 +33,7 @@ app.add_typer(image_app, name="image")
 
 JobFile = Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+DemoFolder = Annotated[Path, typer.Argument(help="Where to put data and runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the runs.")]
 ClusterName = Annotated[
@@ -57,9 +56,7 @@ def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = No
         job_file, host=host, overrides=prepare.Overrides(cluster=cluster, output=output)
     )
     inputs = prepare.find_inputs(job, host=host)
-    flow = prepare.workflow(
-        job, inputs, host=host, run_folder=prepare.next_run_folder(job)
-    )
+    flow = prepare.workflow(job, inputs, host=host, run_folder=prepare.next_run_folder(job))
     people = len({case.person for case in inputs.cases.cases})
     typer.echo(
         f"{job_file} is valid: {len(inputs.cases.cases)} images of {people} people, "
@@ -100,9 +97,7 @@ def submit(
             raise trouble
         return
     action.private_umask()
-    run = action.submit(
-        job, host=host, token=secrets.token_hex(4), now=datetime.now(timezone.utc)
-    )
+    run = action.submit(job, host=host, token=secrets.token_hex(4), now=datetime.now(timezone.utc))
     jobs = {s.stage: dict(s.job_ids) for s in run.submissions().values()}
     attached = job.cluster.executor == "local" and not detach
     if as_json:
@@ -150,7 +145,8 @@ def logs(
 ) -> None:
     """Print a task's log; without a task, the end of the log of each failed one."""
     from ca_hpc.actions import status as action
-    from ca_hpc.core.states import LIVE, TaskState
+    from ca_hpc.core.model import TaskState
+    from ca_hpc.core.states import LIVE
     from ca_hpc.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
@@ -181,11 +177,58 @@ def cancel(run: RunPath) -> None:
     typer.echo("cancelled; finished tasks keep their results")
 
 
+@image_app.command("build")
+def image_build(
+    output: Annotated[Path, typer.Argument(help="The image to write.")] = Path("ca-hpc.sif"),
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="Weights to carry; may be given several times.")
+    ] = None,
+    cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="For GPUs, or without.")] = True,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of base images; default: beside the output.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="An existing base image.")] = None,
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder of Python packages; default: pip's settings.")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="Debian mirror; default: this machine's own.")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option(help="Build even if nothing has changed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build the image that tasks run in: a base, built once, and this package on top of it."""
+    from datetime import datetime, timezone
+
+    from ca_hpc import processes
+    from ca_hpc.store.image_build import BuildRequest, build_image
+
+    made = build_image(
+        BuildRequest(
+            output=output.absolute(),
+            store=(store or output.parent).absolute(),
+            weights=tuple(file.absolute() for file in weights or ()),
+            base=base,
+            variant="cuda" if cuda else "cpu",
+            mirror=mirror,
+            wheels=wheels,
+            rebuild=rebuild,
+        ),
+        run=processes.run,
+        progress=lambda text: typer.echo(text, err=True),
+        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    image = made.image
+    if as_json:
+        typer.echo(json.dumps(asdict(image), indent=2, default=str))
+        return
+    typer.echo(f"{image.path}: {image.size_bytes / 1e6:.0f} MB, sha256:{image.sha256}")
+    typer.echo("unchanged: it was built from the same things before" * made.reused, nl=made.reused)
+
+
 @app.command()
 def demo(
-    folder: Annotated[
-        Path, typer.Argument(help="Where to put data and runs.")
-    ] = Path("ca-hpc-demo"),
+    folder: DemoFolder = Path("ca-hpc-demo"),
 ) -> None:
     """Fine-tune a small nnU-Net on synthetic spinal cords, on this machine, in a few minutes."""
     from ca_hpc.actions import demo as action
@@ -242,7 +285,7 @@ def _watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCod
 
 def _settled(now: RunStatus, *, asked: bool) -> bool:
     """Ended for sure: by files alone only when every task has completed."""
-    from ca_hpc.core.states import TaskState
+    from ca_hpc.core.model import TaskState
 
     return now.ended and (asked or all(t.state is TaskState.COMPLETED for t in now.tasks))
 
@@ -258,8 +301,10 @@ class _Bars:
         self._hidden = hidden
         self._bars: dict[str, Any] = {}
         self._told: dict[str, str] = {}
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), Elapsed())
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=hidden)
+        columns = (BarColumn(), MofNCompleteColumn(), Elapsed())
+        console = Console(stderr=True)
+        name = TextColumn("{task.description:<28}")
+        self._progress = Progress(name, *columns, console=console, disable=hidden)
         self._stages = {s.name: len(s.tasks) for s in run.workflow.stages}
 
     def __enter__(self) -> _Bars:
@@ -337,7 +382,8 @@ def _print_outcome(run: RunFolder) -> None:
     if scores:
         arms = tuple(run.spec.arms)
         found = dice_table(scores, arms=arms, folds=run.spec.fold_indices)
-        table = Table(title="Dice (mean over people)", box=None, pad_edge=False, header_style="bold")
+        table = Table(title="Dice (mean over people)", box=None, pad_edge=False)
+        table.header_style = "bold"
         for column in ("fold", *arms):
             table.add_column(column, justify="right")
         for fold, row in zip(found.folds, found.cells, strict=True):

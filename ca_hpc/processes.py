@@ -11,9 +11,12 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeAlias
 
 from ca_hpc.errors import CaHpcError
+
+#: what :func:`start` returns
+Child: TypeAlias = "subprocess.Popen[bytes]"
 
 
 class ProgramMissing(CaHpcError):
@@ -90,7 +93,7 @@ def start(
     cwd: Path | None = None,
     log: Path | None = None,
     own_session: bool = False,
-) -> subprocess.Popen[bytes]:
+) -> Child:
     """Start a program and return at once. Without ``log`` it inherits this process's streams.
 
     With ``own_session`` it survives the terminal, and signals of the terminal do not reach it.

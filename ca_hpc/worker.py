@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 from ca_hpc import processes
@@ -33,8 +32,6 @@ from ca_hpc.core.model import (
 from ca_hpc.core.record import Attempt, Result
 from ca_hpc.errors import CaHpcError, ExitCode, TaskFailed
 from ca_hpc.runtimes import wrap
-from ca_hpc.store import atomic
-from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.run_folder import RunFolder
 
 STOP_SIGNAL = signal.SIGTERM  # what a step is asked to stop with
@@ -104,7 +101,7 @@ class Execution:
         self._run = run
         self._node = node
         self._workflow: Workflow = run.workflow
-        self._children: dict[int, Popen[bytes]] = {}
+        self._children: dict[int, processes.Child] = {}
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
 

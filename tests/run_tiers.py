@@ -135,7 +135,8 @@ def own_cluster() -> Iterator[None]:
         return
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir=cache_root()))
     os.environ["CA_HPC_TEST_SLURM"] = str(root)
-    print(f"should this be killed: python3.11 -m tests.lab.slurm down --wipe --root {root}")
+    taken_down_by = f"python3.11 -m tests.lab.slurm down --wipe --root {root}"
+    print(f"should this be killed: {taken_down_by}", flush=True)
     try:
         yield
     finally:
@@ -173,15 +174,17 @@ def stream(argv: Sequence[str], *, log: Path) -> int:
         except KeyboardInterrupt:
             print("\ninterrupted; taking down what was brought up ...", flush=True)
             child.send_signal(signal.SIGINT)
-            end(child)
+            file.write(last_words(child))
             raise
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def last_words(child: subprocess.Popen[bytes]) -> bytes:
+    """What ``child`` says until it ends; it is killed when that takes too long."""
     try:
-        child.communicate(timeout=TEARDOWN_SECONDS)
+        return child.communicate(timeout=TEARDOWN_SECONDS)[0]
     except subprocess.TimeoutExpired:
         child.kill()
+        return child.communicate()[0]
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -205,7 +208,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     found = complaints(outcomes, require_all=given.require_all)
-    print("", table(outcomes), *found, total(outcomes), sep="\n")
+    print("", table(outcomes), *(f"FAIL {line}" for line in found), total(outcomes), sep="\n")
     return 1 if found else 0
 
 

@@ -76,13 +76,14 @@ class Inputs:
     image: ImagePin | None
 
 
-def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> Job:  # noqa: B008
+def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> Job:
     """Read a job file and its profiles. Raises SpecError with all problems at once."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise SpecError(f"{file}: {reason}", hint="name a job file: ca-hpc submit job.yaml") from error
+        hint = "name a job file: ca-hpc submit job.yaml"
+        raise SpecError(f"{file}: {reason}", hint=hint) from error
     spec, document = door.parse(FinetuneSpec, text, file=str(file))
     problems = list(document.problems)
     if spec is not None:
@@ -92,9 +93,7 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
     base = file.absolute().parent
     given = {k: getattr(overrides, k) for k in ("cluster", "image", "weights", "name")}
     spec = replace(spec, **{k: v for k, v in given.items() if v is not None})
-    cluster = configs.cluster(
-        spec.cluster, relative_to=host.folder if overrides.cluster else base
-    )
+    cluster = configs.cluster(spec.cluster, relative_to=host.folder if overrides.cluster else base)
     if cluster.executor == "local" and cluster.node.cpus is None:
         cluster = replace(cluster, node=replace(cluster.node, cpus=host.cpus))
     model = configs.model(spec.model, relative_to=base) if spec.model is not None else None
@@ -113,7 +112,7 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
 
 
 def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -> Workflow:
-    """Expand the job. Without ``inputs`` (a dry run before the files are there) nothing is pinned."""
+    """Expand the job. Without ``inputs`` (a dry run, the files not there yet) nothing is pinned."""
     python = job.cluster.python or host.python
     kind = job.spec.runtime or job.cluster.runtime
     unpinned = ImagePin(job.spec.image or "IMAGE", "not-known-yet")
@@ -135,23 +134,22 @@ def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -
     )
 
 
-def _absolute(
-    spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Path
-) -> FinetuneSpec:
+def _absolute(spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Path) -> FinetuneSpec:
     """Paths of the file count from its folder, paths of the command line from the current one."""
 
-    def at(path: str | None, *, given: object = None) -> str | None:
-        return None if path is None else str((here if given else base) / Path(path).expanduser())
+    def at(path: str, *, given: object = None) -> str:
+        return str((here if given else base) / Path(path).expanduser())
 
-    weights = spec.weights
-    if weights not in (None, IN_IMAGE):
-        weights = at(weights, given=overrides.weights)
     return replace(
         spec,
         data=tuple(replace(source, path=at(source.path)) for source in spec.data),
-        weights=weights,
-        image=at(spec.image, given=overrides.image),
-        output=at(spec.output),
+        weights=(
+            spec.weights
+            if spec.weights in (None, IN_IMAGE)
+            else at(spec.weights, given=overrides.weights)
+        ),
+        image=None if spec.image is None else at(spec.image, given=overrides.image),
+        output=None if spec.output is None else at(spec.output),
     )
 
 

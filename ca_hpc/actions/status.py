@@ -79,7 +79,7 @@ def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
                 attempts = run.attempts(task.id)
                 submitted = element.id in jobs or flow.executor == "local"
                 state = derive_state(result, row, submitted=submitted)
-                over = result is not None and state not in LIVE
+                ended = result if state not in LIVE else None
                 done, total = _progress(read_events(attempts[-1]) if attempts else [])
                 tasks.append(
                     TaskStatus(
@@ -89,12 +89,12 @@ def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
                         job=jobs.get(element.id),
                         state=state,
                         attempts=len(attempts),
-                        node=(result.host if over and result else row.node if row else None) or None,
+                        node=(ended.host if ended else row.node if row else None) or None,
                         seconds=result.seconds if result else None,
                         done=done,
                         total=total,
-                        cause=result.cause if over and result else _queue_reason(state, row),
-                        hint=result.hint if over and result else None,
+                        cause=ended.cause if ended else _queue_reason(state, row),
+                        hint=ended.hint if ended else None,
                     )
                 )
     return RunStatus(str(run.path), tuple(tasks), trouble)
@@ -139,7 +139,7 @@ def log_file(run: RunFolder, task_id: str) -> str:
     jobs = run.submissions().get(stage.name)
     if jobs is not None and element.id in jobs.job_ids:
         job = jobs.job_ids[element.id]
-        for file in sorted(run.file("submitit", stage.name).glob(f"{job}_*_log.out")):
+        for file in sorted(slurm.log_folder(run.path, stage.name).glob(f"{job}_*_log.out")):
             return str(file)
     local_log = run.file("local", f"{element.id}.log")
     if local_log.is_file():

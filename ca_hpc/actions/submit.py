@@ -40,11 +40,10 @@ def dry_run(job: Job, *, host: Host) -> tuple[str, CaHpcError | None]:
     flow = workflow(job, inputs, host=host, run_folder=run_folder)
 
     def script(stage: Stage) -> str:
-        after = () if stage.after is None else (f"JOB_ID_OF_{stage.after.upper()}",)
+        after = () if stage.after is None else (f"JOB-OF-{stage.after}",)
         return slurm.script(
             stage,
             flow,
-            folder=str(run_folder / "submitit" / stage.name),
             job_name=job_name(run_folder, stage.name, token=DRY_TOKEN),
             after=after,
         )
@@ -115,7 +114,6 @@ def _submit_stages(run: RunFolder, *, token: str) -> None:
             ids[stage.name] = slurm.submit(
                 stage,
                 flow,
-                folder=run.file("submitit", stage.name),
                 job_name=name,
                 after=() if stage.after is None else tuple(ids[stage.after].values()),
             )

@@ -1,4 +1,4 @@
-"""What a spec must fulfil beyond the types of its keys. Every problem with its place in the file."""
+"""What a spec must fulfil beyond the types of its keys: every problem, with its place."""
 
 from __future__ import annotations
 
@@ -25,12 +25,10 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
     for name, arm in spec.arms.items():
         place = document.place(("arms", name))
         if arm.weights == "pretrained" and spec.weights is None:
-            yield Problem(
-                place, f"arms.{name} starts from pretrained weights, but weights is null"
-            )
+            yield Problem(place, f"arms.{name} starts from pretrained weights, but weights is null")
         if arm.plans == "model" and spec.weights is None and spec.model is None:
             yield Problem(
-                place, f"arms.{name} takes the model's plans, but neither weights nor model is given"
+                place, f"arms.{name} takes the model's plans, but weights and model are null"
             )
     for position, source in enumerate(spec.data):
         if isinstance(source.person, PersonByPattern):
@@ -38,9 +36,7 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
             try:
                 groups = re.compile(source.person.pattern).groups
             except re.error as error:
-                yield Problem(
-                    document.place(path), f"data[{position}].person.pattern: {error}"
-                )
+                yield Problem(document.place(path), f"data[{position}].person.pattern: {error}")
                 continue
             if groups == 0:
                 yield Problem(

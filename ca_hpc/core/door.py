@@ -1,4 +1,4 @@
-"""The door: YAML or JSON text becomes a checked dataclass, or one error that lists every problem."""
+"""The door: YAML or JSON text becomes a checked dataclass, or one error with every problem."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,9 +18,7 @@ from ca_hpc.errors import SpecError
 T = TypeVar("T")
 
 
-@functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+_adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 def read(kind: type[T], text: str, *, file: str) -> T:
@@ -60,7 +58,8 @@ def refuse(problems: Iterable[Problem], *, file: str) -> None:
 
 def load(kind: type[T], text: str) -> T:
     """Read back what ``dump`` wrote."""
-    return _adapter(kind).validate_json(text)
+    value: T = _adapter(kind).validate_json(text)
+    return value
 
 
 def dump(value: object) -> str:
@@ -114,7 +113,7 @@ def _owner(kind: Any, value: Any, path: Path) -> Any:
     """The dataclass whose fields stand at the last part of ``path``; None if it is none."""
     for part in path[:-1]:
         value = value[part]
-        candidates = [k for k in _members(kind)]
+        candidates = _members(kind)
         field_kinds = [
             typing.get_type_hints(k, include_extras=True).get(str(part))
             for k in candidates
@@ -125,7 +124,7 @@ def _owner(kind: Any, value: Any, path: Path) -> Any:
             return None
     owners = [k for k in _members(kind) if dataclasses.is_dataclass(k)]
     tagged = [k for k in owners if isinstance(value, dict) and _tag(k) == value.get("type")]
-    return (tagged or owners or [None])[0]
+    return next(iter(tagged or owners), None)
 
 
 def _tag(kind: Any) -> str | None:

@@ -1,10 +1,10 @@
-"""Spec + cluster profile -> workflow. Pure: the same input gives the same workflow, byte for byte."""
+"""Spec + cluster profile -> workflow. Pure: the same input gives the same workflow, to the byte."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from ca_hpc.core.model import Element, Mount, Resources, Runtime, Stage, Task, Workflow
 from ca_hpc.core.profile import Cluster, Gpu
@@ -21,9 +21,17 @@ DEFAULTS: Final[Mapping[StageName, StageRequest]] = {
     "report": StageRequest(time=1 * 3600, cpus=1, memory=4 * 1024),
 }
 # evaluate and report tell about what there is, also when folds are missing
-CONDITIONS: Final = {"prepare": "afterok", "preprocess": "afterok", "train": "afterok",
-                     "evaluate": "afterany", "report": "afterany"}  # fmt: skip
-FUSED: Final = {"prepare": ("prepare", "preprocess"), "evaluate": ("evaluate", "report")}
+CONDITIONS: Final[Mapping[StageName, Literal["afterok", "afterany"]]] = {
+    "prepare": "afterok",
+    "preprocess": "afterok",
+    "train": "afterok",
+    "evaluate": "afterany",
+    "report": "afterany",
+}
+FUSED: Final[Mapping[StageName, tuple[StageName, ...]]] = {
+    "prepare": ("prepare", "preprocess"),
+    "evaluate": ("evaluate", "report"),
+}
 # Seconds before the time limit at which SLURM signals the worker (it looks every 30 s, so up to
 # 60 s earlier); issue of the site, not of the run, hence no key of the spec.
 SIGNAL_LEAD_S: Final = 120
@@ -45,6 +53,7 @@ def expand(
     for position, (name, members) in enumerate(groups):
         resources, request = _resources(members, spec, cluster)
         pack = _pack(name, request, resources, cluster) if len(members) == 1 else 1
+        elements: tuple[Element, ...]
         if len(members) > 1:  # in one element, one after the other
             elements = (Element(f"{name}.0", tuple(t for m in members for t in tasks[m])),)
         else:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
-
 # What a step exits with to be queued again: none of the shell's, Python's or Apptainer's codes.
 INTERRUPTED_STATUS: Final = 85
 

@@ -73,7 +73,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an attempt ended. ``cause``: one sentence, and ``hint``: the next move, when it failed."""
+    """How an attempt ended. ``cause``: one sentence, and ``hint``: the next move, if it failed."""
 
     task: str
     attempt: str

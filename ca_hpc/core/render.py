@@ -41,5 +41,6 @@ def _lines(workflow: Workflow, script: Script | None, started: Started) -> Itera
             for task in element.tasks:
                 command = started(task, stage, element.slots)
                 yield f"-- {element.id} {task.id}"
-                yield from (f"   {k}={shlex.quote(v)}" for k, v in sorted(command.environment.items()))
+                for key, value in sorted(command.environment.items()):
+                    yield f"   {key}={shlex.quote(value)}"
                 yield f"   {shlex.join(command.argv)}"

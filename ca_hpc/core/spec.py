@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, Strict
 
@@ -25,8 +25,8 @@ from ca_hpc.core.fields import (
     Text,
 )
 
-STAGES = ("prepare", "preprocess", "train", "evaluate", "report")
 StageName = Literal["prepare", "preprocess", "train", "evaluate", "report"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class NnunetSource:
 
 @dataclass(frozen=True, slots=True)
 class PairsSource:
-    """A table (.csv or .tsv) with columns image, label, subject and, if wanted, session, contrast."""
+    """A table (.csv or .tsv): columns image, label, subject and, if wanted, session, contrast."""
 
     type: Literal["pairs"]
     path: Text
@@ -111,7 +111,7 @@ class PatchSize:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """How nnU-Net plans. ``patch_size`` and ``batch_size`` concern the plans patched for the model."""
+    """How nnU-Net plans. ``patch_size`` and ``batch_size``: of the plans patched for the model."""
 
     planner: Name = "ExperimentPlanner"
     gpu_memory: Size | None = None

@@ -69,7 +69,8 @@ def parse_rows(text: str) -> dict[str, Row]:
             continue
         node, reason = (*more, "", "")[:2]
         word = state.split()[0] if state.split() else ""  # "CANCELLED by 1000"
-        row = Row(SLURM_STATES.get(word, S.UNKNOWN), "" if node == "None assigned" else node, reason)
+        where = "" if node == "None assigned" else node
+        row = Row(SLURM_STATES.get(word, S.UNKNOWN), where, reason)
         for one in _unfold(job):
             rows[one] = row
     return rows

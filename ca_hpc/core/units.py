@@ -65,5 +65,5 @@ def format_duration(seconds: float) -> str:
 
 
 def format_size(mib: int) -> str:
-    """``16GB``, ``1.5GB`` or ``512MB``."""
-    return f"{mib / 1024:g}GB" if mib >= 1024 else f"{mib}MB"
+    """``16GB``, ``1.5GB`` or ``1300MB``: exact, since it is read back."""
+    return f"{mib / 1024:g}GB" if mib % 512 == 0 and mib >= 1024 else f"{mib}MB"

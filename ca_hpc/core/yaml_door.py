@@ -74,7 +74,7 @@ def _resolve(text: str) -> Any:
 
 def _yaml11_meaning(text: str, *, ours: Any) -> str | None:
     """What a YAML 1.1 reader makes of a plain scalar that is text to us, or a different number."""
-    tag = _YAML11.resolve(yaml.ScalarNode, text, (True, False))
+    tag = _YAML11.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     if tag == _STR:
         return None
     word = tag.rsplit(":", 1)[-1]

@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
 
 from ca_hpc import processes
 from ca_hpc.core.model import Element, Stage, TaskState
@@ -76,7 +75,7 @@ def cancel(run: RunFolder) -> None:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When the process started (proc(5), stat field 22): tells a process from one reusing its id."""
+    """When the process started (proc(5), stat field 22): tells it from one that reuses its id."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -114,7 +113,7 @@ class Scheduler:
 
     def _run_stage(self, stage: Stage) -> bool:
         waiting = list(stage.elements)
-        running: dict[str, tuple[Popen[bytes], tuple[str, ...]]] = {}
+        running: dict[str, tuple[processes.Child, tuple[str, ...]]] = {}
         free_gpus = list(self._gpus)
         most = max(1, self._cpus // stage.resources.cpus)
         most = min(most, stage.at_once)
@@ -148,9 +147,10 @@ class Scheduler:
         self._save()
         return False
 
-    def _start(self, element: Element, gpus: tuple[str, ...]) -> Popen[bytes]:
+    def _start(self, element: Element, gpus: tuple[str, ...]) -> processes.Child:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        argv = (self._workflow.node_python, "-I", "-m", "ca_hpc.worker", str(self._run.path), element.id)
+        python = self._workflow.node_python
+        argv = (python, "-I", "-m", "ca_hpc.worker", str(self._run.path), element.id)
         log = self._run.file("local", f"{element.id}.log")
         return processes.start(argv, env=environment, log=log)
 

@@ -57,20 +57,20 @@ def parameters(stage: Stage, *, job_name: str, after: Sequence[str]) -> dict[str
     }
 
 
-def script(
-    stage: Stage, workflow: Workflow, *, folder: str, job_name: str, after: Sequence[str]
-) -> str:
-    """The sbatch script as submitit writes it. Pure: needs no scheduler."""
+def script(stage: Stage, workflow: Workflow, *, job_name: str, after: Sequence[str]) -> str:
+    """The sbatch script as submitit writes it. Needs no scheduler."""
     from submitit.slurm import slurm
 
+    folder = str(log_folder(safe_path(Path(workflow.run_folder)), stage.name))
     count = len(stage.elements)
-    return slurm._make_sbatch_string(
+    text: str = slurm._make_sbatch_string(
         command=f"{_python(workflow)} -u -m submitit.core._submit {shlex.quote(folder)}",
         folder=folder,
         map_count=count if count > 1 else None,
         setup=list(workflow.setup) or None,
         **parameters(stage, job_name=job_name, after=after),
     )
+    return text
 
 
 def _python(workflow: Workflow) -> str:
@@ -79,8 +79,13 @@ def _python(workflow: Workflow) -> str:
     return f"exec {shlex.quote(workflow.node_python)} -I"
 
 
+def log_folder(run_folder: Path, stage: str) -> Path:
+    """submitit's folder of a stage. It must exist: SLURM runs no job whose log cannot be opened."""
+    return run_folder / "submitit" / stage
+
+
 def submit(
-    stage: Stage, workflow: Workflow, *, folder: Path, job_name: str, after: Sequence[str]
+    stage: Stage, workflow: Workflow, *, job_name: str, after: Sequence[str]
 ) -> dict[str, str]:
     """Submit a stage as one array. Returns job ids by element id.
 
@@ -90,9 +95,12 @@ def submit(
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.slurm.slurm import SlurmExecutor
 
-    folder.mkdir(parents=True, exist_ok=True)
+    run_folder = Path(workflow.run_folder)
+    log_folder(run_folder, stage.name).mkdir(parents=True, exist_ok=True)
     executor = SlurmExecutor(
-        folder=safe_folder(folder), python=_python(workflow), max_num_timeout=MOST_TIMEOUTS
+        folder=log_folder(_linked(run_folder), stage.name),
+        python=_python(workflow),
+        max_num_timeout=MOST_TIMEOUTS,
     )
     executor.update_parameters(
         setup=list(workflow.setup) or None,
@@ -110,27 +118,32 @@ def submit(
     return {e.id: str(job.job_id) for e, job in zip(stage.elements, jobs, strict=True)}
 
 
-def safe_folder(folder: Path) -> Path:
-    """``folder``, or a link to it whose path SLURM can read back.
+def safe_path(path: Path) -> Path:
+    """``path``, or where a link to it belongs whose own path SLURM can read back.
 
-    SLURM expands % in log paths, and a newline would end the ``#SBATCH`` line. The link lies in
-    the nearest folder above whose own path is harmless, so on the same shared file system.
+    SLURM expands % in log paths, and a newline would end the ``#SBATCH`` line. The link's place is
+    the nearest folder above whose path is harmless, so on the same shared file system.
+    Raises CaHpcError when no such folder can be written to.
     """
-    if _SAFE_PATH.fullmatch(str(folder)):
-        return folder
-    for parent in folder.parents:
+    if _SAFE_PATH.fullmatch(str(path)):
+        return path
+    name = f".ca-hpc-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+    for parent in path.parents:
         if _SAFE_PATH.fullmatch(str(parent)) and os.access(parent, os.W_OK):
-            name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-            link = parent / ".ca-hpc-links" / name
-            link.parent.mkdir(exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(folder)
-            return link
+            return parent / name
     raise CaHpcError(
-        f"{str(folder)!r} has characters that SLURM cannot take in a log path, and no folder "
+        f"{str(path)!r} has characters that SLURM cannot take in a log path, and no folder "
         "above it can hold a link to it",
         hint="choose another folder: --output FOLDER",
     )
+
+
+def _linked(path: Path) -> Path:
+    """``safe_path``, with the link made."""
+    link = safe_path(path)
+    if link != path and not link.is_symlink():
+        link.symlink_to(path)
+    return link
 
 
 def query(run: RunFolder) -> dict[str, Row]:

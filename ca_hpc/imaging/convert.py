@@ -1,4 +1,4 @@
-"""A case as nnU-Net wants it: image and label in SCT's RPI, on one grid, labels as small integers."""
+"""A case as nnU-Net wants it: image and label in SCT's RPI, on one grid, labels as integers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
@@ -98,7 +99,7 @@ def _same_grid(image: nib.Nifti1Image, other: nib.Nifti1Image, file: Path) -> No
             hint="bring the label onto the image's grid (no registration is done here)",
         )
     corners = np.array([[0, 0, 0], [n - 1 for n in image.shape]])
-    there, here = (nib.affines.apply_affine(i.affine, corners) for i in (image, other))
+    there, here = (apply_affine(i.affine, corners) for i in (image, other))
     worst = float(np.abs(there - here).max())
     if worst > GRID_TOLERANCE_MM:
         raise BadCase(

@@ -114,6 +114,7 @@ def replacing(target: Path) -> Iterator[Path]:
     The name's ending is kept, because image writers choose the format by it.
     """
     partial = target.with_name(f".partial-{target.name}")
+    partial.unlink(missing_ok=True)  # a killed process may have left a link to another's file
     try:
         yield partial
         _sync(partial)

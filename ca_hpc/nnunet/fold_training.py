@@ -1,33 +1,18 @@
 """One fold, from wherever earlier attempts left it to its validation scores.
 
-Whether to start, continue or only validate is decided here, on the node, from the files present:
-nnU-Net's ``--c`` without a checkpoint trains from random weights, and ``-pretrained_weights`` with
-``--c`` is refused (nnU-Net 2.8.1, run_training.py).
-
-torch and nnU-Net are imported inside the functions, after the environment that they read is set.
+Importing this module imports neither torch nor nnU-Net: the environment that they read is set
+first, and a signal that comes while they load is not lost.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Literal
 
-from ca_hpc.errors import CaHpcError
-
-if TYPE_CHECKING:
-    from ca_hpc.nnunet.checkpoints import Course, Emit, Resume
-    from ca_hpc.nnunet.trainer import Clock, StopRequest
-
-# What a task exits with to be queued again: none of the shell's, Python's or Apptainer's codes.
-INTERRUPTED_STATUS: Final = 85
-COURSE_NAME: Final = "course.json"
-# Of a finished training, in the fold's folder and above it.
-FOLD_FILES: Final = ("checkpoint_final.pth", "checkpoint_best.pth", "progress.png", COURSE_NAME)
-MODEL_FILES: Final = ("plans.json", "dataset.json", "dataset_fingerprint.json")
+from ca_hpc.nnunet.interruption import StopRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,57 +70,21 @@ class FoldOutcome:
     weights_sha256: str | None = None
     summary_file: Path | None = None
 
-    @property
-    def exit_status(self) -> int:
-        return 0 if self.finished else INTERRUPTED_STATUS
 
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What this attempt goes on from: a finished training, a resume file, or nothing."""
-
-    finished: Path | None
-    resume: Resume | None
-    pretrained_sha256: str | None
-
-    @property
-    def source(self) -> str | None:
-        file = self.finished or (self.resume and self.resume.file)
-        return str(file) if file else None
-
-
-def train_fold(call: FoldCall, *, emit: Emit, clock: Clock) -> FoldOutcome:
+def train_fold(
+    call: FoldCall, *, emit: Callable[[Mapping[str, object]], None], clock: Callable[[], float]
+) -> FoldOutcome:
     """Train and validate one fold, going on from earlier attempts.
 
     ``emit`` takes JSON-able events; ``clock`` returns seconds. SIGTERM and SIGUSR2 end the call
     early with ``finished=False``, everything saved. Raises CaHpcError where files or settings do
     not fit. Sets nnU-Net's environment variables and torch's thread count for this process.
     """
-    _set_environment(call)
-    from ca_hpc.nnunet.trainer import Interrupted, StopRequest
-
     with StopRequest() as stop:
-        trainer = _build_trainer(call)
-        begin = _beginning(call, folder=Path(trainer.output_folder), emit=emit)
-        _prepare(trainer, call, begin=begin, emit=emit, clock=clock, stop=stop)
-        weights = summary = None
-        try:
-            if begin.finished is None:
-                trainer.run_training()
-            weights, summary = _validate(trainer, call, emit=emit, stop=stop)
-        except Interrupted:
-            pass
-    outcome = FoldOutcome(
-        finished=summary is not None,
-        fold_folder=Path(trainer.output_folder),
-        epochs_done=trainer.current_epoch,
-        resumed_from=begin.source,
-        pretrained_sha256=begin.pretrained_sha256,
-        weights_sha256=weights,
-        summary_file=summary,
-    )
-    emit({"event": "end", "finished": outcome.finished, "epochs_done": outcome.epochs_done})
-    return outcome
+        _set_environment(call)
+        from ca_hpc.nnunet.continuation import go_on
+
+        return go_on(call, emit=emit, clock=clock, stop=stop)
 
 
 def _set_environment(call: FoldCall) -> None:
@@ -147,212 +96,3 @@ def _set_environment(call: FoldCall) -> None:
         nnUNet_n_proc_DA="0",  # the loaders' processes are ours
         nnUNet_def_n_proc="1",
     )
-
-
-def _build_trainer(call: FoldCall) -> Any:
-    import torch
-
-    from ca_hpc.nnunet.trainer import composed, resolve_trainer
-
-    if call.device == "cuda" and not torch.cuda.is_available():
-        raise CaHpcError(
-            "The job asks for a GPU, and torch sees none on this node.",
-            hint="Check the driver with nvidia-smi, and that the runtime passes the GPU on.",
-        )
-    torch.set_num_threads(call.torch_threads)
-    torch.backends.cudnn.benchmark = call.device == "cuda"  # as nnU-Net's run_training does
-    plans = json.loads(call.plans_file.read_text())
-    if plans["configurations"].get(call.configuration, {}).get("previous_stage"):
-        raise CaHpcError(
-            f"{call.configuration} continues another configuration's predictions (cascade).",
-            hint="Train 3d_fullres, 3d_lowres or 2d.",
-        )
-    plans["continue_training"] = False  # taken out again by the trainer; for its web logger only
-    return composed(resolve_trainer(call.trainer))(
-        plans=plans,
-        configuration=call.configuration,
-        fold=call.fold,
-        dataset_json=json.loads(call.dataset_json_file.read_text()),
-        device=torch.device(call.device),
-    )
-
-
-def _course(call: FoldCall, *, pretrained_sha256: str | None) -> Course:
-    from ca_hpc.nnunet.checkpoints import Course
-
-    settings = call.settings
-    return Course(
-        trainer=call.trainer,
-        configuration=call.configuration,
-        fold=str(call.fold),
-        plans_sha256=hashlib.sha256(call.plans_file.read_bytes()).hexdigest(),
-        epochs=settings.epochs,
-        iterations_per_epoch=settings.iterations_per_epoch,
-        validation_iterations_per_epoch=settings.validation_iterations_per_epoch,
-        seed=settings.seed,
-        initial_learning_rate=settings.initial_learning_rate,
-        pretrained_sha256=pretrained_sha256,
-    )
-
-
-def _beginning(call: FoldCall, *, folder: Path, emit: Emit) -> Beginning:
-    """Finished training, else newest sound resume file, else fresh; never fresh by mistake.
-
-    On a continuation the pretrained weights are not touched: their file may be gone by then.
-    """
-    from ca_hpc.nnunet.checkpoints import newest_valid
-    from ca_hpc.nnunet.pretrained import verified_sha256
-
-    finished = _newest_finished(call, folder=folder, emit=emit)
-    if finished is not None:
-        recorded = _recorded_course(finished)
-        _check_course(call, recorded, place=finished)
-        return Beginning(finished, None, recorded.pretrained_sha256)
-    resume = newest_valid([attempt / "resume" for attempt in call.attempts], emit=emit)
-    if resume is not None:
-        _check_course(call, resume.course, place=resume.file)
-        return Beginning(None, resume, resume.course.pretrained_sha256)
-    sha256 = call.weights_file and verified_sha256(call.weights_file, call.weights_sha256)
-    return Beginning(None, None, sha256 or None)
-
-
-def _newest_finished(call: FoldCall, *, folder: Path, emit: Emit) -> Path | None:
-    """The final checkpoint of the latest attempt that has a sound one."""
-    from ca_hpc.nnunet.pretrained import read_checkpoint
-
-    place = folder.relative_to(call.attempt_folder)
-    for attempt in reversed(call.attempts):
-        final = attempt / place / "checkpoint_final.pth"
-        if not final.is_file():
-            continue
-        try:
-            read_checkpoint(final)
-            _recorded_course(final)
-        except (CaHpcError, OSError, ValueError, KeyError) as error:
-            emit({"event": "checkpoint-skipped", "file": str(final), "reason": str(error)})
-            continue
-        return final
-    return None
-
-
-def _recorded_course(checkpoint: Path) -> Course:
-    from ca_hpc.nnunet.checkpoints import Course
-
-    return Course.recorded(json.loads((checkpoint.parent / COURSE_NAME).read_text()))
-
-
-def _check_course(call: FoldCall, recorded: Course, *, place: Path) -> None:
-    pretrained = None
-    if call.weights_file is not None:
-        unverified = recorded.pretrained_sha256 or f"that of {call.weights_file}"
-        pretrained = call.weights_sha256 or unverified
-    _course(call, pretrained_sha256=pretrained).must_equal(recorded, place=place)
-
-
-def _prepare(
-    trainer: Any,
-    call: FoldCall,
-    *,
-    begin: Beginning,
-    emit: Emit,
-    clock: Clock,
-    stop: StopRequest,
-) -> None:
-    """Bring the trainer to where this attempt begins, and say so in a ``start`` event."""
-    import torch
-
-    from ca_hpc.nnunet.batches import seed_generators
-    from ca_hpc.nnunet.checkpoints import replacing
-    from ca_hpc.nnunet.trainer import Conduct
-
-    course = _course(call, pretrained_sha256=begin.pretrained_sha256)
-    trainer.conduct_by(
-        Conduct(
-            course=course,
-            workers=call.settings.workers,
-            checkpoint_every_s=call.settings.checkpoint_every_s,
-            resume_folder=call.attempt_folder / "resume",
-            emit=emit,
-            clock=clock,
-            stop=stop,
-        )
-    )
-    seed_generators(course.seed, stream="initial weights", index=0)
-    trainer.initialize()
-    if begin.finished is not None:
-        _take_over_model(trainer, begin.finished)
-    elif begin.resume is not None:
-        _take_over_best(trainer, call)
-        trainer.continue_from(begin.resume)
-    elif call.weights_file is not None:
-        _load_pretrained(trainer, call.weights_file)
-    with replacing(Path(trainer.output_folder) / COURSE_NAME) as partial:
-        partial.write_text(json.dumps(asdict(course), indent=2))
-    emit(
-        {
-            "event": "start",
-            "epoch": trainer.current_epoch,
-            "iteration": begin.resume.position.iteration if begin.resume else 0,
-            "resumed_from": begin.source,
-            "pretrained_sha256": begin.pretrained_sha256,
-            "parameters": sum(p.numel() for p in trainer.network.parameters()),
-            "device": torch.cuda.get_device_name() if call.device == "cuda" else "cpu",
-            "torch_threads": torch.get_num_threads(),
-        }
-    )
-
-
-def _load_pretrained(trainer: Any, weights_file: Path) -> None:
-    from ca_hpc.nnunet.pretrained import load_into, network_of, read_checkpoint
-
-    load_into(trainer.network, network_of(read_checkpoint(weights_file)))
-
-
-def _take_over_model(trainer: Any, final: Path) -> None:
-    """Make this attempt's folder that of the finished training, and load its weights."""
-    from ca_hpc.nnunet.checkpoints import link_or_copy
-    from ca_hpc.nnunet.pretrained import network_of, read_checkpoint, unwrapped
-
-    fold_folder = Path(trainer.output_folder)
-    pairs = [(final.parent / name, fold_folder / name) for name in FOLD_FILES]
-    pairs += [(final.parent.parent / name, fold_folder.parent / name) for name in MODEL_FILES]
-    for source, target in pairs:
-        if source.is_file():
-            link_or_copy(source, target)
-    checkpoint = read_checkpoint(final)
-    unwrapped(trainer.network).load_state_dict(network_of(checkpoint))
-    trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-    trainer.current_epoch = checkpoint["current_epoch"]
-
-
-def _take_over_best(trainer: Any, call: FoldCall) -> None:
-    """The best checkpoint so far stays the best until a better epoch comes."""
-    from ca_hpc.nnunet.checkpoints import link_or_copy
-
-    best = Path(trainer.output_folder) / "checkpoint_best.pth"
-    place = best.relative_to(call.attempt_folder)
-    for attempt in reversed(call.attempts):
-        if (attempt / place).is_file():
-            return link_or_copy(attempt / place, best)
-
-
-def _validate(trainer: Any, call: FoldCall, *, emit: Emit, stop: StopRequest) -> tuple[str, Path]:
-    """Validate with the final or best weights; return their digest and ``summary.json``."""
-    from ca_hpc.nnunet.checkpoints import weights_sha256
-    from ca_hpc.nnunet.pretrained import network_of, read_checkpoint, unwrapped
-    from ca_hpc.nnunet.validation import Origin, validate_fold
-
-    fold_folder, settings = Path(trainer.output_folder), call.settings
-    if settings.validation_checkpoint == "best":
-        best = read_checkpoint(fold_folder / "checkpoint_best.pth")
-        unwrapped(trainer.network).load_state_dict(network_of(best))
-    digest = weights_sha256(unwrapped(trainer.network).state_dict())
-    place = fold_folder.relative_to(call.attempt_folder) / "validation"
-    summary = validate_fold(
-        trainer,
-        origin=Origin(digest, tile_step=settings.tile_step, mirroring=settings.mirroring),
-        earlier_folders=[attempt / place for attempt in reversed(call.earlier_attempts)],
-        emit=emit,
-        stop=stop,
-    )
-    return digest, summary

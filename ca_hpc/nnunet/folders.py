@@ -1,4 +1,4 @@
-"""nnU-Net's three folders. It reads them from the environment, so they are set before its import."""
+"""nnU-Net's three folders. It reads them from the environment: they are set before its import."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ PLANNER_PLANS = "nnUNetPlans"
 
 def set_folders(*, raw: Path, preprocessed: Path, results: Path) -> None:
     """Point nnU-Net of this process at the run's own folders."""
-    os.environ["nnUNet_raw"] = str(raw)
-    os.environ["nnUNet_preprocessed"] = str(preprocessed)
-    os.environ["nnUNet_results"] = str(results)
+    folders = {"raw": raw, "preprocessed": preprocessed, "results": results}
+    os.environ.update({f"nnUNet_{name}": str(folder) for name, folder in folders.items()})
 
 
 def results_folder(*, dataset: str, trainer: str, plans: str) -> Path:

@@ -42,7 +42,7 @@ def patch_plans(
     after = [ARRAY_AXES.index(axis) for axis in model.axes]
 
     def moved(values: Sequence[Any]) -> list[Any]:
-        in_array_order = {axis: value for axis, value in zip(before, values, strict=True)}
+        in_array_order = dict(zip(before, values, strict=True))
         return [in_array_order[axis] for axis in after]
 
     out["plans_name"] = plans_name

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -33,44 +30,12 @@ from ca_hpc.nnunet.checkpoints import (
     replacing,
     write_resume,
 )
+from ca_hpc.nnunet.interruption import Interrupted, StopRequest
 from ca_hpc.nnunet.pretrained import unwrapped
 
 Clock: TypeAlias = Callable[[], float]
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR2)
 PLOT_EVERY_S: Final = 900.0  # progress.png is 30 x 54 inches and takes seconds
-
-
-class Interrupted(Exception):
-    """A signal asked to stop, and what is needed to go on is saved."""
-
-
-class StopRequest:
-    """Whether a signal asked to stop. A context: the former handlers come back at its end."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._owner = os.getpid()
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        self._former = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        # Forked loader workers inherit the handler and get the signal too where it goes to the
-        # whole job. It may come twice, and printing in a handler can deadlock.
-        if os.getpid() == self._owner:
-            self.asked = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +65,9 @@ def resolve_trainer(name: str) -> type:
     try:
         found = recursive_find_trainer_class_by_name(name)
     except (AssertionError, ImportError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CaHpcError(
-            f"nnU-Net can neither find nor import a trainer {name}: {next(iter(str(error).splitlines()), '')}",
+            f"nnU-Net can neither find nor import a trainer {name}: {reason}",
             hint="Check the name, and nnUNet_extTrainer for trainers of your own. The search "
             "imports all of nnU-Net's trainers: torchvision must fit torch.",
         ) from error

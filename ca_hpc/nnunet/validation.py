@@ -22,7 +22,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from ca_hpc.nnunet.checkpoints import Emit, link_or_copy, replacing
-from ca_hpc.nnunet.trainer import Interrupted, StopRequest
+from ca_hpc.nnunet.interruption import Interrupted, StopRequest
 
 ORIGIN_NAME: Final = "predicted_by.json"
 

@@ -69,15 +69,17 @@ def _summary(
 def _curves(run: RunFolder) -> Iterator[Curve]:
     for arm in run.spec.arms:
         for fold in run.spec.fold_indices:
-            events = {}
+            events: dict[int, dict[str, object]] = {}
             for attempt in run.attempts(f"train-{arm}-fold{fold}"):
-                events |= {e["epoch"]: e for e in read_events(attempt) if e["event"] == "epoch"}
+                told = [e for e in read_events(attempt) if e["event"] == "epoch"]
+                events |= {int(str(e["epoch"])): e for e in told}
             if events:
-                rows = [events[epoch] for epoch in sorted(events)]
+                epochs = sorted(events)
+                rows = [events[epoch] for epoch in epochs]
                 yield Curve(
                     arm=arm,
                     fold=fold,
-                    epochs=tuple(int(row["epoch"]) for row in rows),
+                    epochs=tuple(epochs),
                     train_loss=tuple(_number(row["train_loss"]) for row in rows),
                     val_loss=tuple(_number(row["val_loss"]) for row in rows),
                     pseudo_dice=tuple(_number(row["pseudo_dice"]) for row in rows),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from ca_hpc.report.model import CaseScore
 from ca_hpc.store import atomic
@@ -36,9 +37,11 @@ def read_scores(run_folder: Path) -> tuple[CaseScore, ...]:
     if not file.is_file():
         return ()
     numbers = {f.name for f in fields(CaseScore) if f.type == "float"}
+    rows: list[dict[str, Any]] = json.loads(file.read_text())
+    missing = dict.fromkeys(numbers, math.nan)
     return tuple(
-        CaseScore(**{k: math.nan if v is None and k in numbers else v for k, v in row.items()})
-        for row in json.loads(file.read_text())
+        CaseScore(**missing | {k: v for k, v in row.items() if v is not None or k not in numbers})
+        for row in rows
     )
 
 

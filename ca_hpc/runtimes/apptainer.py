@@ -32,8 +32,6 @@ def wrap(
     argv += ["--workdir", work_folder, "--home", f"{work_folder}/home:{HOME}"]
     if gpu:
         argv.append("--nv")
-    # torch's loader processes share tensors through /dev/shm, which --containall makes tiny
-    argv += ["--mount", _mount(Mount("/dev/shm", writable=True))]
     for mount in mounts:
         argv += ["--mount", _mount(mount)]
     argv += [runtime.image.path, *command.argv]

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,10 +32,10 @@ class StepCall:
         """One line into the task's log."""
         print(text, flush=True)
 
-    def emit(self, event: dict[str, object]) -> None:
+    def emit(self, event: Mapping[str, object]) -> None:
         """One line into ``progress.jsonl``; readers see whole lines only."""
         with (self.attempt / "progress.jsonl").open("a") as stream:
-            stream.write(json.dumps(event, default=float) + "\n")
+            stream.write(json.dumps(dict(event), default=float) + "\n")
 
 
 def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = None) -> None:
@@ -59,7 +59,7 @@ def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = No
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(int(error.exit_code))
     except Exception as error:
-        # the trace goes to the task's log for whoever mends it, the sentence to whoever reads status
+        # the trace goes to the task's log for whoever mends it, the sentence to `status`
         traceback.print_exc()
         _leave(call, message=f"{type(error).__name__}: {error}", hint="see the task's log")
         sys.exit(int(ExitCode.TASK_FAILED))

@@ -78,7 +78,9 @@ def _table(cases: tuple[Case, ...], found: list[Converted]) -> str:
     stream = io.StringIO()
     columns = ("case", "source", "subject", "person", "session", "contrast", "orientation",
                "spacing_mm", "shape", "label_voxels")  # fmt: skip
-    writer = csv.DictWriter(stream, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(
+        stream, columns, dialect="excel-tab", lineterminator="\n", extrasaction="ignore"
+    )
     writer.writeheader()
     for case, converted in zip(cases, found, strict=True):
         row = {**asdict(case), **asdict(converted)}

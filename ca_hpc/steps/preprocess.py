@@ -45,9 +45,7 @@ def preprocess(call: StepCall) -> None:
         identifier = plans[kind]["configurations"][CONFIGURATION]["data_identifier"]
         if identifier not in done:
             call.say(f"preprocess {dataset} as {identifier}")
-            planning.preprocess(
-                dataset, plans_name=plans[kind]["plans_name"], processes=call.cpus
-            )
+            planning.preprocess(dataset, plans_name=plans[kind]["plans_name"], processes=call.cpus)
             done.add(identifier)
     names = {arm: plans[setting.plans]["plans_name"] for arm, setting in spec.arms.items()}
     if checkpoint is not None:

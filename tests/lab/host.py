@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.lab.machine import LabError, must, run
 
 VERSION = (3, 11)
+KEPT = 3
 # What a wheel of this package is made of.
 SOURCES = (
     *("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"),
@@ -40,9 +41,17 @@ def host_python(checkout: Path, *, cache: Path, user: str) -> Path:
             must((*pip, "--requirement", str(requirements)), timeout=1800)
             with tempfile.TemporaryDirectory(dir=cache) as scratch:
                 must((*pip, "--no-deps", str(_wheel(checkout, Path(scratch)))))
-            finished.touch()
+        finished.touch()
+        _forget_old(cache)
     must([python, "-I", "-c", "import ca_hpc"], user=user)
     return python
+
+
+def _forget_old(cache: Path) -> None:
+    """Each change of the sources makes an environment: keep those that were used last."""
+    homes = sorted(cache.glob("host-*/finished"), key=lambda finished: finished.stat().st_mtime)
+    for finished in homes[:-KEPT]:
+        shutil.rmtree(finished.parent)
 
 
 def system_python(user: str) -> Path:

@@ -123,6 +123,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_link_left_by_a_killed_process_is_not_written_through(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("source")
+    (tmp_path / ".partial-target").hardlink_to(source)
+    with replacing(target) as partial:
+        partial.write_text("new")
+    assert (source.read_text(), target.read_text()) == ("source", "new")
+    (tmp_path / ".partial-target").hardlink_to(source)
+    link_or_copy(source, target)
+    assert target.samefile(source)
+
+
 def test_other_settings_are_refused_by_name() -> None:
     other = replace(COURSE, epochs=7, seed=2)
     with pytest.raises(CaHpcError) as caught:

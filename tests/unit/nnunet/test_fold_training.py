@@ -293,6 +293,11 @@ def test_a_fold_that_the_splits_do_not_have_is_refused(make_call: MakeCall) -> N
         run(make_call(fold=2))
 
 
+def test_a_configuration_that_the_plans_do_not_have_is_refused(make_call: MakeCall) -> None:
+    with pytest.raises(CaHpcError, match="no configuration 3d_huge"):
+        run(make_call(configuration="3d_huge"))
+
+
 def test_the_settings_reach_the_record_beside_the_checkpoint(make_call: MakeCall) -> None:
     call = make_call(initial_learning_rate=0.001)
     log = Log()

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.trainer import (
-    StopRequest,
-    TrainerMixin,
-    check_split,
-    composed,
-    resolve_trainer,
-)
+from ca_hpc.nnunet.trainer import TrainerMixin, check_split, composed, resolve_trainer
 
 
 def test_the_composed_trainer_has_the_name_and_arguments_of_the_one_underneath() -> None:
@@ -63,24 +55,3 @@ def test_a_missing_splits_file_is_not_made_up(tmp_path: Path) -> None:
     with pytest.raises(CaHpcError, match="There is no"):
         check_split(tmp_path / "splits_final.json", fold=0, cases=frozenset())
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_asks_to_stop_and_may_come_twice(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with StopRequest() as stop:
-        assert not stop.asked
-        signal.raise_signal(number)
-        signal.raise_signal(number)
-        assert stop.asked
-    assert signal.getsignal(number) == before
-
-
-def test_a_signal_to_a_forked_worker_neither_ends_it_nor_asks_to_stop() -> None:
-    with StopRequest() as stop:
-        child = os.fork()
-        if child == 0:
-            signal.raise_signal(signal.SIGTERM)
-            os._exit(3 if stop.asked else 0)
-        assert os.waitpid(child, 0)[1] == 0
-        assert not stop.asked
