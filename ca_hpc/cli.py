@@ -43,7 +43,9 @@ Image = Annotated[str | None, typer.Option("--image", help="Another image than t
 Weights = Annotated[str | None, typer.Option("--weights", help="Other weights than the job's.")]
 
 WATCH_S = 1.0
-ASK_EVERY_S = 30.0  # sites ask users not to poll the scheduler more often
+# Sites ask users not to poll the scheduler; soon after a task has ended there is news to ask for.
+ASK_EVERY_S = 30.0
+ASK_AFTER_NEWS_S = 5.0
 
 
 @app.command()
@@ -257,17 +259,22 @@ def _watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCod
     from ca_hpc.actions.status import status as read_status
 
     asked = float("-inf")
-    every = WATCH_S if run.workflow.executor == "local" else ASK_EVERY_S
+    local = run.workflow.executor == "local"
+    ended: set[str] = set()
+    news = False
     try:
         with _Bars(run, hidden=quiet or not sys.stderr.isatty()) as bars:
             while True:
-                ask = time.monotonic() - asked >= every
+                patience = WATCH_S if local else ASK_AFTER_NEWS_S if news else ASK_EVERY_S
+                ask = time.monotonic() - asked >= patience
                 now = read_status(run, ask=ask)
                 if ask:
-                    asked = time.monotonic()
+                    asked, news = time.monotonic(), False
                 bars.show(now)
                 if _settled(now, asked=ask):
                     break
+                finished = {task.task for task in now.tasks if task.seconds is not None}
+                news, ended = news or finished != ended, finished
                 time.sleep(WATCH_S)
     except KeyboardInterrupt:
         if cancel_on_interrupt:
@@ -322,7 +329,7 @@ class _Bars:
             running = task.state.value == "RUNNING"
             if running and task.total:
                 self._set(task.task, f"  {task.task}", task.done or 0, task.total)
-            elif task.task in self._bars and task.task not in self._stages:
+            elif task.task in self._bars:
                 self._progress.remove_task(self._bars.pop(task.task))
             if self._hidden and self._told.get(task.task) != task.state.value:
                 self._told[task.task] = task.state.value

@@ -33,4 +33,14 @@ def _load(kind: type[T], name: str, *, folder: str, relative_to: Path) -> T:
             + (f": {file} does not exist" if own else f"; known: {known}"),
             hint="name a known profile, or the path of a .yaml file of your own",
         )
-    return door.read(kind, file.read_text(), file=str(file))
+    return door.read(kind, text_of(file), file=str(file))
+
+
+def text_of(file: Path) -> str:
+    """The text of a file that a user wrote. Raises SpecError."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        hint = "name a readable YAML file: ca-hpc submit job.yaml"
+        raise SpecError(f"{file}: {reason}", hint=hint) from error

@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,11 @@ class Node:
         if array:
             return f"{array}_{self.environment['SLURM_ARRAY_TASK_ID']}"
         return self.environment.get("SLURM_JOB_ID", "local")
+
+    @property
+    def restart(self) -> int:
+        """How often SLURM has queued this job again."""
+        return int(self.environment.get("SLURM_RESTART_COUNT", "0"))
 
     @property
     def name(self) -> str:
@@ -109,15 +113,18 @@ class Execution:
         """Run all tasks of the element. Returns their states; raises TaskFailed if one failed."""
         stage, element = self._workflow.stage_of(element_id)
         results = self._run_tasks(stage, element)
-        failed = [r for r in results if r.state is not TaskState.COMPLETED]
-        for result in failed:
-            print(f"{result.task}: {result.state.value}: {result.cause}", file=sys.stderr)
-        if failed:
+        states = {r.task: r.state for r in results}
+        for result in results:
+            if result.state is not TaskState.COMPLETED:
+                print(f"{result.task}: {result.state.value}: {result.cause}", file=sys.stderr)
+        # a task without a result counts too: it was not reached, or its slot broke
+        lost = [t.id for t in element.tasks if states.get(t.id) is not TaskState.COMPLETED]
+        if lost:
             raise TaskFailed(
-                f"{len(failed)} of {len(element.tasks)} tasks of {element_id} did not complete: "
-                + ", ".join(r.task for r in failed)
+                f"{len(lost)} of {len(element.tasks)} tasks of {element_id} did not complete: "
+                + ", ".join(lost)
             )
-        return {r.task: r.state.value for r in results}
+        return {task: state.value for task, state in states.items()}
 
     def stop(self) -> None:
         """Ask the running steps to save and end, and wait until they have.
@@ -166,47 +173,34 @@ class Execution:
         if before is not None and before.state is TaskState.COMPLETED:
             return before
         number, attempt = self._run.new_attempt(
-            task.id,
-            job=self._node.job,
-            restart=int(self._node.environment.get("SLURM_RESTART_COUNT", "0")),
+            task.id, job=self._node.job, restart=self._node.restart
         )
         started = self._node.now()
-        work_folder = Path(tempfile.mkdtemp(prefix="ca-hpc-", dir=self._node_local()))
-        (work_folder / "home").mkdir()
+        record = Attempt(
+            number=number,
+            job=self._node.job,
+            restart=self._node.restart,
+            host=self._node.name,
+            pid=0,
+            started=started.isoformat(timespec="seconds"),
+            argv=(),
+        )
         try:
-            self._check_image()
-            command = self._command(
-                task, stage, attempt=attempt, work_folder=str(work_folder), slot=slot, slots=slots
-            )
-            child = processes.start(
-                command.argv, env=command.environment, log=attempt / "log.txt", own_session=True
-            )
-            self._children[child.pid] = child
-            record = Attempt(
-                number=number,
-                job=self._node.job,
-                restart=int(self._node.environment.get("SLURM_RESTART_COUNT", "0")),
-                host=self._node.name,
-                pid=child.pid,
-                started=started.isoformat(timespec="seconds"),
-                argv=command.argv,
-            )
-            self._run.write(f"tasks/{task.id}/attempts/{attempt.name}/attempt.json", record)
-            status = child.wait()
-            del self._children[child.pid]
-            state, cause, hint = _verdict(status, attempt)
+            status = self._execute(task, stage, attempt, record=record, slot=slot, slots=slots)
+            state, cause, hint = _verdict(status, attempt, stopping=self._stopping.is_set())
         except CaHpcError as error:
             status, state = int(error.exit_code), TaskState.FAILED
             cause, hint = error.message, error.hint
-        finally:
-            shutil.rmtree(work_folder, ignore_errors=True)
+        except OSError as error:  # a full disk, a node-local folder that is not ours, …
+            status, state = int(ExitCode.TASK_FAILED), TaskState.FAILED
+            cause, hint = f"could not be started: {error}", None
         ended = self._node.now()
         result = Result(
             task=task.id,
             attempt=attempt.name,
             state=state,
             exit_code=status,
-            started=started.isoformat(timespec="seconds"),
+            started=record.started,
             ended=ended.isoformat(timespec="seconds"),
             seconds=round((ended - started).total_seconds(), 1),
             host=self._node.name,
@@ -216,6 +210,32 @@ class Execution:
         self._run.write(f"tasks/{task.id}/attempts/{attempt.name}/result.json", result)
         self._run.write(f"tasks/{task.id}/result.json", result)
         return result
+
+    def _execute(
+        self, task: Task, stage: Stage, attempt: Path, *, record: Attempt, slot: int, slots: int
+    ) -> int:
+        """Start the task's command and wait for it. Returns its exit status."""
+        with tempfile.TemporaryDirectory(
+            prefix="ca-hpc-", dir=self._node_local(), ignore_cleanup_errors=True
+        ) as work_folder:
+            (Path(work_folder) / "home").mkdir()
+            self._check_image()
+            command = self._command(
+                task, stage, attempt=attempt, work_folder=work_folder, slot=slot, slots=slots
+            )
+            child = processes.start(
+                command.argv, env=command.environment, log=attempt / "log.txt", own_session=True
+            )
+            self._children[child.pid] = child
+            if self._stopping.is_set():  # it came before there was a child to tell
+                child.send_signal(STOP_SIGNAL)
+            self._run.write(
+                f"tasks/{task.id}/attempts/{attempt.name}/attempt.json",
+                replace(record, pid=child.pid, argv=command.argv),
+            )
+            status = child.wait()
+            del self._children[child.pid]
+        return status
 
     def _node_local(self) -> str | None:
         """The profile's node-local folder with the job's variables filled in, if it exists."""
@@ -293,12 +313,16 @@ def _inside(work_folder: str, workflow: Workflow) -> str:
     return "/tmp" if workflow.runtime.kind == "apptainer" else work_folder
 
 
-def _verdict(status: int, attempt: Path) -> tuple[TaskState, str | None, str | None]:
+def _verdict(
+    status: int, attempt: Path, *, stopping: bool
+) -> tuple[TaskState, str | None, str | None]:
     """State, cause and hint from a step's exit status and what it left behind."""
     if status == 0:
         return TaskState.COMPLETED, None, None
     if status == INTERRUPTED_STATUS:
         return TaskState.PREEMPTED, "stopped by a signal; its state is saved", None
+    if stopping and status in (-STOP_SIGNAL, 128 + STOP_SIGNAL):  # before it could listen
+        return TaskState.PREEMPTED, "stopped by a signal; nothing new to save", None
     try:
         told = json.loads((attempt / "error.json").read_text())
         return TaskState.FAILED, told["message"], told["hint"]

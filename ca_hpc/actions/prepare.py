@@ -78,12 +78,7 @@ class Inputs:
 
 def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> Job:
     """Read a job file and its profiles. Raises SpecError with all problems at once."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        hint = "name a job file: ca-hpc submit job.yaml"
-        raise SpecError(f"{file}: {reason}", hint=hint) from error
+    text = configs.text_of(file)
     spec, document = door.parse(FinetuneSpec, text, file=str(file))
     problems = list(document.problems)
     if spec is not None:

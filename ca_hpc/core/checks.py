@@ -22,8 +22,14 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
                 )
         if len(set(spec.folds)) != len(spec.folds) or not spec.folds:
             yield Problem(document.place(("folds",)), "folds: name each fold once, at least one")
+    if not spec.labels or sorted(spec.labels.values()) != list(range(1, len(spec.labels) + 1)):
+        # nnU-Net makes one output per label and takes the values as their indices
+        yield Problem(
+            document.place(("labels",)), "labels: number them 1, 2, … without gaps; 0 is background"
+        )
     for name, arm in spec.arms.items():
-        place = document.place(("arms", name))
+        given = ("arms", name) in document.places
+        place = document.place(("arms", name) if given else ("weights",))
         if arm.weights == "pretrained" and spec.weights is None:
             yield Problem(place, f"arms.{name} starts from pretrained weights, but weights is null")
         if arm.plans == "model" and spec.weights is None and spec.model is None:

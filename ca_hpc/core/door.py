@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,7 +42,7 @@ def parse(kind: type[T], text: str, *, file: str) -> tuple[T | None, Document]:
         # a scalar that must be quoted, and a list whose items are wrong, are reported once
         quoted = {p.path for p in document.problems}
         inner = {p.path[:n] for p in found for n in range(len(p.path))}
-        fresh = [p for p in found if p.path not in quoted and p.path not in inner]
+        fresh = _united(p for p in found if p.path not in quoted and p.path not in inner)
         return None, dataclasses.replace(document, problems=(*document.problems, *fresh))
 
 
@@ -67,14 +68,26 @@ def dump(value: object) -> str:
     return _adapter(type(value)).dump_json(value, indent=2).decode() + "\n"
 
 
+def _united(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """What the members of a union say about the same value, as one problem."""
+    by_path: dict[Path, list[Problem]] = {}
+    for problem in problems:
+        by_path.setdefault(problem.path, []).append(problem)
+    for path, found in by_path.items():
+        texts = dict.fromkeys(problem.text for problem in found)
+        start = f"{_dotted(path)}: "
+        first, *others = texts
+        rest = "".join(f", or {text.removeprefix(start)}" for text in others)
+        yield dataclasses.replace(found[0], text=first + rest)
+
+
 def _problem(kind: type, document: Document, detail: Any) -> Problem:
     path, owner = _path_and_owner(kind, document.value, detail["loc"])
     place = document.place(path)
     match detail["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             known = [f.name for f in dataclasses.fields(owner)] if owner else []
-            close = difflib.get_close_matches(str(path[-1]), known, n=1)
-            ask = f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"
+            ask = _did_you_mean(path[-1], known) or f"; known here: {', '.join(known)}"
             return Problem(place, f"unknown key {_dotted(path)}{ask}", path)
         case "missing" | "missing_argument":
             return Problem(document.place(path[:-1]), f"{_dotted(path)} is missing", path)
@@ -82,9 +95,32 @@ def _problem(kind: type, document: Document, detail: Any) -> Problem:
             return Problem(place, f"{_dotted(path)}: type is missing (bids, nnunet or pairs)", path)
         case "union_tag_invalid":
             wanted = detail["ctx"]["expected_tags"]
+            place = document.place((*path, "type"))
             return Problem(place, f"{_dotted(path)}: type must be one of {wanted}", path)
-    text = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    text = _WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+    text = text.replace("Input should", "should")
+    if detail["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", detail["ctx"]["expected"])
+        text += _did_you_mean(detail["input"], known)
     return Problem(place, f"{_dotted(path)}: {text}", path)
+
+
+# pydantic's words where they are Python's rather than the file's
+_WORDS: Final = {
+    "dataclass_type": "should be keys with values",
+    "dict_type": "should be keys with values",
+    "tuple_type": "should be a list",
+    "string_type": "should be text",
+    "bool_type": "should be true or false",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "too_short": "needs at least one",
+}
+
+
+def _did_you_mean(given: object, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(given), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _path_and_owner(kind: Any, value: Any, loc: tuple[str | int, ...]) -> tuple[Path, Any]:
@@ -99,7 +135,7 @@ def _path_and_owner(kind: Any, value: Any, loc: tuple[str | int, ...]) -> tuple[
         exists = (isinstance(here, dict) and part in here) or (
             isinstance(here, list) and isinstance(part, int) and part < len(here)
         )
-        is_field = isinstance(here, dict) and i == len(loc) - 1
+        is_field = isinstance(here, dict) and i == len(loc) - 1 and part != "[key]"
         if exists or is_field:
             path.append(part)
     return tuple(path), _owner(kind, value, tuple(path))

@@ -35,6 +35,7 @@ FUSED: Final[Mapping[StageName, tuple[StageName, ...]]] = {
 # Seconds before the time limit at which SLURM signals the worker (it looks every 30 s, so up to
 # 60 s earlier); issue of the site, not of the run, hence no key of the spec.
 SIGNAL_LEAD_S: Final = 120
+MOST_AT_ONCE: Final = 256
 
 
 def expand(
@@ -64,11 +65,12 @@ def expand(
                 elements=elements,
                 resources=resources,
                 sbatch=_sbatch(request, resources, cluster),
-                at_once=min(len(elements), request.at_once or cluster.limits.jobs or 256),
+                at_once=min(len(elements), request.at_once or MOST_AT_ONCE),
                 after=groups[position - 1][0] if position else None,
                 condition=CONDITIONS[name],
             )
         )
+    _within_job_limit(stages, cluster)
     return Workflow(
         run_folder=run_folder,
         executor=cluster.executor,
@@ -107,10 +109,11 @@ def _tasks(stage: StageName, spec: FinetuneSpec, run_folder: str) -> tuple[Task,
 
 
 def _elements(stage: str, tasks: tuple[Task, ...], *, pack: int) -> tuple[Element, ...]:
+    # slots as packed, also in a last element that is not full: every task gets the same CPUs, and
+    # so the same threads and rounding
     chunks = [tasks[i : i + pack] for i in range(0, len(tasks), pack)]
     return tuple(
-        Element(id=f"{stage}.{i}", tasks=chunk, slots=min(pack, len(chunk)))
-        for i, chunk in enumerate(chunks)
+        Element(id=f"{stage}.{i}", tasks=chunk, slots=pack) for i, chunk in enumerate(chunks)
     )
 
 
@@ -194,6 +197,15 @@ def _within_limits(stage: str, time: int, cluster: Cluster) -> int:
     return max(time, shortest or 0)
 
 
+def _within_job_limit(stages: list[Stage], cluster: Cluster) -> None:
+    jobs = sum(len(stage.elements) for stage in stages)
+    if cluster.limits.jobs is not None and jobs > cluster.limits.jobs:
+        raise SpecError(
+            f"{jobs} jobs are more than the {cluster.limits.jobs} of cluster {cluster.name}",
+            hint="put several tasks into one job: resources.train.pack",
+        )
+
+
 def _pack(stage: str, request: StageRequest, resources: Resources, cluster: Cluster) -> int:
     pack = request.pack or (resources.gpus if resources.whole_node else 1)
     if pack > resources.cpus:
@@ -229,4 +241,5 @@ def _sbatch(
         options[key] = value.format(count=resources.gpus)
     if resources.whole_node:
         options["exclusive"] = True
-    return {**options, **cluster.sbatch, **request.sbatch}
+    merged = {**options, **cluster.sbatch, **request.sbatch}
+    return {key: value for key, value in merged.items() if value is not False}

@@ -39,8 +39,8 @@ Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
 CountOrZero = Annotated[int, Strict(), Field(ge=0)]
 Index = Annotated[int, Strict(), Field(ge=0)]
-Number = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+Number = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
 # seconds inside, "HH:MM:SS" outside
 Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration)]
 # MiB inside, "16GB" outside

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Strict
 
 from ca_hpc.core.fields import STRICT, Count, Duration, Flag, Name, Size, Text
 from ca_hpc.core.spec import ByAxis, PatchSize, StageName, StageRequest
+
+
+def _flag(value: str) -> str:
+    if re.fullmatch(r"--[a-z-]+=[^{}]*\{count\}[^{}]*", value) is None:
+        raise ValueError('write sbatch\'s long option with {count} in it: "--gpus=h100:{count}"')
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +28,7 @@ class Gpu:
     ``--gpus=h100_3g.40gb:{count}`` (a MIG slice, ``most: 1``).
     """
 
-    flag: Text
+    flag: Annotated[str, Strict(), AfterValidator(_flag)]
     cpus: Count
     ram: Size
     memory: Size | None = None  # of the GPU itself

@@ -64,7 +64,7 @@ def parse_rows(text: str) -> dict[str, Row]:
     """
     rows: dict[str, Row] = {}
     for line in text.splitlines():
-        job, state, *more = line.split("|")
+        job, state, *more = (*line.split("|"), "")
         if not job or "." in job:  # 101_0.batch: a step
             continue
         node, reason = (*more, "", "")[:2]
@@ -93,6 +93,8 @@ def derive_state(result: Result | None, row: Row | None, *, submitted: bool) -> 
         return S.COMPLETED
     if row is not None and row.state in LIVE and row.state is not S.UNKNOWN:
         return row.state  # a newer attempt is queued or runs
+    if row is not None and row.state is S.CANCELLED:
+        return S.CANCELLED  # what it left, killed or saved, is not a failure of its own
     if result is not None:
         return result.state
     if row is not None:

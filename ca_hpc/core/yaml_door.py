@@ -57,12 +57,21 @@ _CORE = (
     (re.compile(r"^(?:|~|null|Null|NULL)$"), lambda text: None),
     (re.compile(r"^(?:true|True|TRUE)$"), lambda text: True),
     (re.compile(r"^(?:false|False|FALSE)$"), lambda text: False),
-    (re.compile(r"^[-+]?(?:0|[1-9]\d*)$"), int),
+    (re.compile(r"^[-+]?(?:0|[1-9]\d{0,17})$"), int),  # longer: of no use here, and int() may raise
     (re.compile(r"^[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?$"), float),
 )
-_STR = "tag:yaml.org,2002:str"
 _YAML11 = yaml.SafeLoader("")
-_TAG_WORDS = {"int": "a number", "bool": "yes or no", "timestamp": "a date", "float": "a number"}
+_TAG_WORDS = {
+    "int": "a number",
+    "bool": "true or false",
+    "timestamp": "a date",
+    "float": "a number",
+}
+_INSTEAD = {
+    "bool": "true or false, or ",
+    "int": "it in decimal digits, or ",
+    "float": "it in digits, or ",
+}
 
 
 def _resolve(text: str) -> Any:
@@ -72,16 +81,23 @@ def _resolve(text: str) -> Any:
     return text
 
 
-def _yaml11_meaning(text: str, *, ours: Any) -> str | None:
-    """What a YAML 1.1 reader makes of a plain scalar that is text to us, or a different number."""
-    tag = _YAML11.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    if tag == _STR:
+def _implied_tag(node: yaml.Node) -> str:
+    """The tag that a YAML 1.1 reader gives the node when none is written."""
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    tag: str = _YAML11.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
+    return tag
+
+
+def _ambiguity(node: yaml.ScalarNode, *, ours: Any) -> str | None:
+    """What is wrong with a plain scalar that a YAML 1.1 reader would take for something else."""
+    text, word = node.value, _implied_tag(node).rsplit(":", 1)[-1]
+    octal = word == "int" and text.lstrip("+-")[:1] == "0" and len(text) > 1
+    if word not in _TAG_WORDS or not (isinstance(ours, str) or octal):
         return None
-    word = tag.rsplit(":", 1)[-1]
-    if isinstance(ours, str) or (isinstance(ours, int | float) and text.lstrip("+-")[:1] == "0"
-                                 and len(text) > 1 and word == "int"):  # fmt: skip
-        return _TAG_WORDS.get(word)
-    return None
+    instead = "" if ":" in text else _INSTEAD.get(word, "")
+    return (
+        f'{text} without quotes is {_TAG_WORDS[word]} to some YAML readers; write {instead}"{text}"'
+    )
 
 
 def read_yaml(text: str) -> Document:
@@ -94,19 +110,10 @@ def read_yaml(text: str) -> Document:
 
     def scalar(node: yaml.ScalarNode, path: Path) -> Any:
         if node.style is not None:
-            if node.tag != _STR:
-                problems.append(Problem(at(node), f"tag {node.tag} is not known here", path))
             return node.value
         ours = _resolve(node.value)
-        if (meaning := _yaml11_meaning(node.value, ours=ours)) is not None:
-            problems.append(
-                Problem(
-                    at(node),
-                    f"{node.value} without quotes is {meaning} to some YAML readers; "
-                    f'write "{node.value}"',
-                    path,
-                )
-            )
+        if (ambiguity := _ambiguity(node, ours=ours)) is not None:
+            problems.append(Problem(at(node), ambiguity, path))
             return node.value
         return ours
 
@@ -115,9 +122,11 @@ def read_yaml(text: str) -> Document:
         if len(places) > MOST_NODES:  # aliases of aliases grow without end
             raise yaml.MarkedYAMLError(problem="too large for a spec", problem_mark=node.start_mark)
         if id(node) in open_nodes:
-            problems.append(Problem(at(node), "an alias that contains itself"))
+            problems.append(Problem(at(node), "an alias that contains itself", path))
             return None
         inside = open_nodes | {id(node)}
+        if node.tag != _implied_tag(node):
+            problems.append(Problem(at(node), f"tag {node.tag} is not known here", path))
         match node:
             case yaml.ScalarNode():
                 return scalar(node, path)
@@ -148,4 +157,6 @@ def read_yaml(text: str) -> Document:
         return Document(None, {}, (Problem(place, error.problem or str(error)),))
     except yaml.YAMLError as error:
         return Document(None, {}, (Problem(Place(1, 1), str(error).splitlines()[0]),))
+    except RecursionError:
+        return Document(None, {}, (Problem(Place(1, 1), "too deeply nested for a spec"),))
     return Document(value, places, tuple(problems))

@@ -25,7 +25,7 @@ MOST_TIMEOUTS = 1000
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./@+=,:~-]+")
 
 
-def check(programs: Sequence[str] = ("sbatch",)) -> None:
+def check(programs: Sequence[str] = ("sbatch", "srun")) -> None:
     """Raise SchedulerUnreachable when SLURM's commands are not on PATH."""
     for program in programs:
         if shutil.which(program) is None:
@@ -181,9 +181,9 @@ def query(run: RunFolder) -> dict[str, Row]:
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """scancel, whole arrays where all of their elements are named. Raises SchedulerUnreachable."""
+    """scancel of the arrays that the jobs belong to, in one call. Raises SchedulerUnreachable."""
     check(("scancel",))
-    arrays = list(dict.fromkeys(job.split("_")[0] for job in jobs))
+    arrays = sorted({job.split("_")[0] for job in jobs}, key=int)
     if not arrays:
         return
     done = processes.run(("scancel", *arrays), timeout_s=CALL_TIMEOUT_S)

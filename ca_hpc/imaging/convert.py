@@ -41,6 +41,7 @@ def convert_case(case: Case, *, images: Path, labels: Path, values: Mapping[str,
     Raises BadCase.
     """
     first: nib.Nifti1Image | None = None
+    reference: nib.Nifti1Image | None = None
     for channel, file in enumerate(case.images):
         image = _load(Path(file))
         first = first or image
@@ -48,15 +49,15 @@ def convert_case(case: Case, *, images: Path, labels: Path, values: Mapping[str,
         array = np.asanyarray(image.dataobj)
         if not np.isfinite(array).all():
             raise BadCase(f"{file}: holds NaN or infinite values", hint="repair or exclude it")
-        out = to_orientation(_like(image, array.astype(np.float32)), ORIENTATION)
+        oriented = to_orientation(_like(image, array.astype(np.float32)), ORIENTATION)
+        reference = reference or oriented
+        out = _like(reference, np.asanyarray(oriented.dataobj))
         nib.save(out, images / f"{case.id}_{channel:04d}.nii.gz")
-    assert first is not None
-    stored = _load(Path(case.label))
-    label = to_orientation(stored, ORIENTATION)
-    reference = to_orientation(first, ORIENTATION)
+    assert first is not None and reference is not None
+    label = to_orientation(_load(Path(case.label)), ORIENTATION)
     _same_grid(reference, label, Path(case.label))
     mask = _values(np.asanyarray(label.dataobj), values, Path(case.label))
-    # the image's own header: nnU-Net refuses a pair whose headers differ by 1e-10
+    # on the grid of the first channel to the bit: nnU-Net refuses headers that differ by 1e-10
     nib.save(_like(reference, mask), labels / f"{case.id}.nii.gz")
     zooms = tuple(round(float(z), 4) for z in first.header.get_zooms()[:3])
     return Converted(

@@ -221,8 +221,14 @@ def _doubles(cases: Iterable[Case]) -> list[str]:
 
 def _table(path: Path) -> list[dict[str, str]]:
     delimiter = "," if path.suffix == ".csv" else "\t"
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        return [dict(row) for row in csv.DictReader(stream, delimiter=delimiter)]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return [dict(row) for row in csv.DictReader(stream, delimiter=delimiter)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CaHpcError(
+            f"{path} cannot be read as a table: {reason}", hint="a .csv or .tsv file in UTF-8"
+        ) from error
 
 
 def _stem(path: Path) -> str:

@@ -34,8 +34,8 @@ def k_folds(cases: Sequence[Case], *, folds: int, seed: int) -> list[dict[str, l
         min(held_out, key=len).extend(people[person])
     return [
         {
-            "train": sorted(case.id for case in cases if case.id not in set(out)),
+            "train": sorted(case.id for case in cases if case.id not in out),
             "val": sorted(out),
         }
-        for out in held_out
+        for out in map(frozenset, held_out)
     ]

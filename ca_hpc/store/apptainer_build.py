@@ -18,13 +18,19 @@ _SQUASH: Final = "-comp zstd -Xcompression-level 3"
 #: time stamp of every file in an image; equal contents shall give an equal file system
 _SOURCE_DATE_EPOCH: Final = "1577836800"
 
-# what a failed build wrote -> the next move
+_ELSEWHERE: Final = "or build elsewhere and copy the image with its .json file"
+_NO_NAMESPACES: Final = (
+    f"this machine does not let you have user namespaces: ask its administrator, {_ELSEWHERE}"
+)
+
+# what a failed build wrote, in small letters -> the next move; the first that fits
 _HINTS: Final = {
+    # where user.max_user_namespaces is 0 the reason given is "No space left on device"
+    "failed to create container process": _NO_NAMESPACES,
+    "user namespace": _NO_NAMESPACES,
     "no space left on device": "name a folder with 10 GB: export APPTAINER_TMPDIR=FOLDER",
-    "user namespace": "this machine does not let you have user namespaces: ask its administrator,"
-    " or build elsewhere and copy the image with its .json file",
     "/etc/subuid": "no range of user ids is yours: ask your administrator for lines in /etc/subuid"
-    " and /etc/subgid (usermod --add-subuids), or build elsewhere",
+    " and /etc/subgid (usermod --add-subuids), or take a base built elsewhere: --base FILE",
     "debootstrap": "is the mirror a Debian mirror that this machine can reach? --mirror URL",
     "unknown flag": "this needs Apptainer 1.3 or newer",
 }
@@ -99,6 +105,5 @@ def require_apptainer(run: Run) -> None:
     except ProgramMissing as error:
         raise CaHpcError(
             "apptainer is not installed on this machine, or not on PATH",
-            hint="install Apptainer 1.3 or newer, load its module, or build elsewhere and copy the"
-            " image with its .json file",
+            hint=f"install Apptainer 1.3 or newer, load its module, {_ELSEWHERE}",
         ) from error

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.processes import ProgramMissing, Run
-from ca_hpc.store import apptainer_build
+from ca_hpc.store import apptainer_build, recipes
 from ca_hpc.store.apptainer_build import environment, fakeroot_here, require_apptainer
 from ca_hpc.store.debian import host_mirror
 from ca_hpc.store.digests import cached_sha256, sha256_file
@@ -29,18 +26,16 @@ from ca_hpc.store.images import (
     describe_image,
     read_image,
     record_path,
+    verify_image,
     write_record,
 )
 from ca_hpc.store.lock import held
 from ca_hpc.store.package_wheel import pack_wheel
 from ca_hpc.store.python_wheels import fetch_wheels
-from ca_hpc.store.shipped import PACKAGE, shipped
+from ca_hpc.store.recipes import Recipe, Variant
+from ca_hpc.store.shipped import PACKAGE
 
-Variant = Literal["cpu", "cuda"]
 Progress = Callable[[str], None]
-
-#: Debian packages beyond Python: Triton, behind torch.compile, needs a C compiler at run time
-_PACKAGES: Final[Mapping[Variant, str]] = {"cpu": "", "cuda": "gcc libc6-dev python3-dev"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +72,15 @@ class BuiltImage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
     """One image to make. ``prepare`` fills a folder for Apptainer and returns the build arguments;
-    it runs only if the image is not there yet.
+    it runs only if the image is not there yet. ``weights``: sha256 by file name.
     """
 
     output: Path
-    definition: Path
-    recipe_sha256: str
+    recipe: Recipe
     inputs_sha256: str
-    base_sha256: str | None
     prepare: Callable[[Path], Mapping[str, str]]
+    base_sha256: str | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_image(request: BuildRequest, *, run: Run, progress: Progress, built: str) -> BuiltImage:
@@ -119,54 +114,52 @@ def build_base(request: BuildRequest, *, run: Run, progress: Progress, built: st
 
 
 def _base_layer(request: BuildRequest, *, run: Run, progress: Progress) -> _Layer:
-    requirements = f"requirements-{request.variant}.txt"
-    definition = shipped("containers", "base.def")
-    files = _shipped_files("requirements.txt", requirements, "describe.py", "selftest.py")
-    packages = _PACKAGES[request.variant]
-    recipe = _sha256_of_files(definition, *files)
-    inputs = _digest({"recipe": recipe, "packages": packages})
+    recipe = recipes.base(request.variant)
+    inputs = recipe.sha256
 
     def prepare(folder: Path) -> Mapping[str, str]:
         mirror = _mirror(request)
-        wheels = _context(folder, files)
+        context = _context(folder, recipe)
+        requirements = str(recipe.requirements)
         progress(f"fetching the Python packages of {requirements}")
-        fetch_wheels(folder / "context" / requirements, into=wheels, source=request.wheels, run=run)
+        fetch_wheels(
+            context / requirements, into=context / "wheels", source=request.wheels, run=run
+        )
+        packages = recipe.debian_packages
         return {"mirror": mirror, "packages": packages, "requirements": requirements}
 
-    return _Layer(
-        output=request.store / f"base-{request.variant}-{inputs[:12]}.sif",
-        definition=definition,
-        recipe_sha256=recipe,
-        inputs_sha256=inputs,
-        base_sha256=None,
-        prepare=prepare,
-    )
+    output = request.store / f"base-{request.variant}-{inputs[:12]}.sif"
+    return _Layer(output=output, recipe=recipe, inputs_sha256=inputs, prepare=prepare)
 
 
 def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: Run) -> _Layer:
-    definition = shipped("containers", "ca-hpc.def")
-    files = _shipped_files("describe.py", "selftest.py")
+    recipe = recipes.package()
     cache = request.store / "digests.json"
-    carried = {f"weights/{file.name}": cached_sha256(file, cache=cache) for file in request.weights}
-    recipe = _sha256_of_files(definition, *files)
-    package = {"package": sha256_file(wheel), "base": base.sha256}
+    weights = {file.name: cached_sha256(file, cache=cache) for file in request.weights}
+    inputs = {
+        "recipe": recipe.sha256,
+        "base": base.sha256,
+        "package": sha256_file(wheel),
+        "weights": weights,
+    }
 
     def prepare(folder: Path) -> Mapping[str, str]:
+        verify_image(base.path, base.sha256, cache=cache)
         # Apptainer follows the links when it copies the context into the image
         (folder / "base.sif").symlink_to(base.path.absolute())
-        wheels = _context(folder, files)
-        (wheels / wheel.name).symlink_to(wheel)
+        context = _context(folder, recipe)
+        (context / "wheels" / wheel.name).symlink_to(wheel)
         for file in request.weights:
-            (folder / "context" / "weights" / file.name).symlink_to(file.absolute())
+            (context / "weights" / file.name).symlink_to(file.absolute())
         return {"commit": _commit(run)}
 
     return _Layer(
         output=request.output,
-        definition=definition,
-        recipe_sha256=recipe,
-        inputs_sha256=_digest({"recipe": recipe, **package, **carried}),
-        base_sha256=base.sha256,
+        recipe=recipe,
+        inputs_sha256=recipes.digest(inputs),
         prepare=prepare,
+        base_sha256=base.sha256,
+        weights=weights,
     )
 
 
@@ -186,15 +179,19 @@ def _make(
         log = layer.output.with_name(f"{name}.log")
         progress(f"building {name}; its log: {log}")
         apptainer_build.build(
-            layer.definition,
+            layer.recipe.definition,
             folder=folder,
             arguments=arguments,
             fakeroot=fakeroot_here() if request.fakeroot is None else request.fakeroot,
             log=log,
             run=run,
         )
-        origin = Origin(layer.recipe_sha256, layer.inputs_sha256, layer.base_sha256, built)
+        origin = Origin(layer.recipe.sha256, layer.inputs_sha256, layer.base_sha256, built)
         made = describe_image(folder / "image.sif", origin=origin, run=run)
+        if {carried.name: carried.sha256 for carried in made.weights} != layer.weights:
+            raise CaHpcError(
+                f"a weights file changed while {name} was built", hint="build it again"
+            )
         return _publish(made, layer.output), False
 
 
@@ -226,14 +223,14 @@ def _mirror(request: BuildRequest) -> str:
     return mirror
 
 
-def _context(folder: Path, files: tuple[Path, ...]) -> Path:
-    """Make ``folder``/context with the recipe's files; returns its folder for wheels."""
+def _context(folder: Path, recipe: Recipe) -> Path:
+    """Make ``folder``/context: the recipe's files, and room for wheels and weights."""
     context = folder / "context"
-    (context / "weights").mkdir(parents=True)
-    (context / "wheels").mkdir()
-    for file in files:
+    for name in ("wheels", "weights"):
+        (context / name).mkdir(parents=True)
+    for file in recipe.files:
         shutil.copyfile(file, context / file.name)
-    return context / "wheels"
+    return context
 
 
 @contextlib.contextmanager
@@ -289,15 +286,3 @@ def _commit(run: Run) -> str:
         if head.returncode == changes.returncode == 0:
             return head.stdout.strip() + ("-dirty" if changes.stdout else "")
     return ""
-
-
-def _shipped_files(*names: str) -> tuple[Path, ...]:
-    return tuple(shipped("containers", name) for name in names)
-
-
-def _sha256_of_files(*files: Path) -> str:
-    return _digest({file.name: sha256_file(file) for file in files})
-
-
-def _digest(parts: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import write_checkpoint
 from tests.lab import apptainer as apptainer_lab
 from tests.lab import slurm as slurm_lab
 from tests.lab.cluster import Cluster
@@ -27,10 +28,11 @@ USER = os.environ.get("CA_HPC_TEST_USER", DEFAULT_USER)
 FAILED = pytest.StashKey[bool]()
 
 
-def image_build_argv(image: Path, *, store: Path) -> tuple[str, ...]:
+def image_build_argv(image: Path, *, store: Path, weights: Path) -> tuple[str, ...]:
     """The only place that knows how an image is built from the command line."""
     program = Path(sys.executable).with_name("ca-hpc")
-    return (str(program), "image", "build", "--store", str(store), "--output", str(image))
+    options = ("--cpu", "--store", str(store), "--weights", str(weights))
+    return (str(program), "image", "build", str(image), *options)
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,19 @@ def host_python(hpc_user: HpcUser) -> Path:
 
 
 @pytest.fixture(scope="session")
-def image(apptainer: str) -> Path:
-    """The SIF of this checkout; its base is kept between sessions."""
+def weights() -> Path:
+    """A checkpoint of the true shape of the contrast-agnostic model v2.x, from a fixed seed."""
+    file = cache_root() / "contrast_agnostic_nnunet_compatible.pth"
+    write_checkpoint(file, model="contrast-agnostic-v2")
+    return file
+
+
+@pytest.fixture(scope="session")
+def image(apptainer: str, weights: Path) -> Path:
+    """The SIF of this checkout with the weights; its base is kept between sessions."""
     sif = cache_root() / "ca-hpc-test.sif"
-    done = run(image_build_argv(sif, store=cache_root() / "images"), timeout=3600)
+    argv = image_build_argv(sif, store=cache_root() / "images", weights=weights)
+    done = run(argv, timeout=3600)
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / "image-build.log"
     log.write_text(done.stdout + done.stderr)

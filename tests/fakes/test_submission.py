@@ -1,0 +1,156 @@
+"""Real submitit on a fake PATH: what is asked of the scheduler, and what its answers lead to."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from ca_hpc.actions import prepare
+from ca_hpc.actions.prepare import Host, Overrides
+from ca_hpc.actions.status import cancel, status
+from ca_hpc.actions.submit import dry_run, submit
+from ca_hpc.core.model import TaskState
+from ca_hpc.errors import ExitCode, SchedulerUnreachable
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.worker import ElementCall
+from tests.fakes.conftest import FakeSlurm, job_ids
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+
+def submitted(job_file: Path, host: Host, *, text: str = "") -> RunFolder:
+    job_file.write_text(job_file.read_text() + text)
+    job = prepare.read_job(job_file, host=host)
+    return submit(job, host=host, token="0badcafe", now=NOW)
+
+
+def test_every_stage_is_one_sbatch_and_nothing_else_is_asked(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    run = submitted(job_file, host)
+    assert [call["program"] for call in slurm.calls] == ["sbatch"] * 5
+    ids = {s.stage: s.job_ids for s in run.submissions().values()}
+    assert ids["prepare"] == {"prepare.0": "101"}  # an array of one is no array
+    assert ids["train"] == {f"train.{i}": f"103_{i}" for i in range(10)}
+
+
+def test_stages_depend_on_the_one_before_by_its_whole_array(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    submitted(job_file, host)
+    found = [re.findall(r"--dependency=(\S+)", call["script"]) for call in slurm.called("sbatch")]
+    assert found == [[], ["afterok:101"], ["afterok:102"], ["afterany:103"], ["afterany:104"]]
+
+
+def test_the_dry_run_shows_what_sbatch_then_gets(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    job = prepare.read_job(job_file, host=host)
+    text, trouble = dry_run(job, host=host)
+    assert trouble is None and slurm.calls == []
+    submitted(job_file, host)
+    shown = "\n".join(line.strip() for line in text.splitlines())
+    stages = ("prepare", "preprocess", "train", "evaluate", "report")
+    for number, call in enumerate(slurm.called("sbatch"), start=100):
+        script = call["script"].replace("0badcafe", "00000000")
+        if number > 100:  # the id that the dry run cannot know
+            script = script.replace(f":{number}", f":JOB-OF-{stages[number - 101]}")
+        assert "\n".join(line.strip() for line in script.strip().splitlines()) in shown
+
+
+def test_the_pickle_holds_two_strings(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+    run = submitted(job_file, host)
+    files = sorted(run.file("submitit", "train").glob("103_*_submitted.pkl"))
+    assert len(files) == 10
+    delayed = pickle.loads(files[0].read_bytes())  # noqa: S301 - our own file, of this test
+    assert isinstance(delayed.function, ElementCall)
+    assert delayed.function.__getstate__() == {
+        "run_folder": str(run.path),
+        "element_id": "train.0",
+        "_execution": None,
+    }
+
+
+def test_a_refused_stage_takes_the_stages_before_it_back(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    refusal = {"status": 1, "stderr": "sbatch: error: invalid partition specified: nowhere\n"}
+    slurm.answer({"sbatch": [*job_ids(101, 102), refusal]})
+    with pytest.raises(SchedulerUnreachable) as caught:
+        submitted(job_file, host)
+    assert caught.value.exit_code is ExitCode.SCHEDULER_UNREACHABLE
+    assert "stage train" in caught.value.message
+    assert "invalid partition specified: nowhere" in caught.value.message
+    cancelled = [call["arguments"] for call in slurm.called("scancel")]
+    # by id what is known, by name what sbatch may have queued in spite of its error
+    assert cancelled == [["101", "102"], ["--name", "fake-001.train.0badcafe"]]
+
+
+def test_without_sbatch_nothing_is_written(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+    (slurm.folder / "bin/sbatch").unlink()
+    with pytest.raises(SchedulerUnreachable) as caught:
+        submitted(job_file, host)
+    assert "sbatch is not on PATH" in caught.value.message
+    assert not (host.folder / "ca-hpc-runs").exists()
+
+
+def test_status_is_one_sacct(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+    run = submitted(job_file, host)
+    rows = "101|RUNNING|node1|None\n102|PENDING||Dependency\n103_[0-9%10]|PENDING||Dependency\n"
+    slurm.answer({"sacct": [{"stdout": rows}]})
+    before = len(slurm.calls)
+    states = {task.task: task.state for task in status(run).tasks}
+    assert [call["program"] for call in slurm.calls[before:]] == ["sacct"]
+    assert states["prepare"] is TaskState.RUNNING
+    assert states["train-scratch-fold4"] is TaskState.PENDING
+    assert states["report"] is TaskState.UNKNOWN  # no row yet: not failed
+
+
+def test_without_slurmdbd_squeue_is_asked(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+    run = submitted(job_file, host)
+    slurm.answer(
+        {
+            "sacct": [{"status": 1, "stderr": "sacct: error: Slurm accounting is disabled\n"}],
+            "squeue": [{"stdout": "101|RUNNING|node1|None\n103_3|FAILED|node2|NonZeroExitCode\n"}],
+        }
+    )
+    now = status(run)
+    states = {task.task: task.state for task in now.tasks}
+    assert now.trouble is None
+    assert states["prepare"] is TaskState.RUNNING
+    assert states["train-scratch-fold1"] is TaskState.FAILED
+
+
+def test_a_scheduler_that_refuses_makes_nothing_failed(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    run = submitted(job_file, host)
+    slurm.answer({"sacct": [{"status": 1}], "squeue": [{"status": 1, "stderr": "down\n"}]})
+    now = status(run)
+    assert now.trouble is not None and "down" in now.trouble
+    assert {task.state for task in now.tasks} == {TaskState.UNKNOWN}
+    assert not now.ended and now.exit_code is ExitCode.OK
+
+
+def test_cancel_names_each_array_once(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+    run = submitted(job_file, host)
+    cancel(run)
+    assert [c["arguments"] for c in slurm.called("scancel")] == [
+        ["101", "102", "103", "104", "105"]
+    ]
+
+
+def test_a_run_folder_with_a_newline_reaches_sbatch_by_a_link(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    output = host.folder / 'a "b"\n#SBATCH --wrap=x'
+    job = prepare.read_job(job_file, host=host, overrides=Overrides(output=output))
+    run = submit(job, host=host, token="0badcafe", now=NOW)
+    for call in slurm.called("sbatch"):
+        (log,) = re.findall(r"--output=(\S+)", call["script"])
+        assert "\n" not in log and Path(log).parent.resolve().is_relative_to(run.path.resolve())
+        assert "wrap" not in call["script"]

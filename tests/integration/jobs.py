@@ -1,0 +1,76 @@
+"""Jobs of the integration tests: written, submitted and followed as the ordinary user."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.integration.conftest import HpcUser
+
+TRAINING_TIMEOUT_S = 1500
+
+# Small patches, coarse spacing, few iterations: real training that two cores do in seconds.
+QUICK: Mapping[str, Any] = {
+    "plans": {
+        "spacing": {"RL": 2, "AP": 2, "SI": 5},
+        "patch_size": {"RL": 32, "AP": 32, "SI": 32},
+        "gpu_memory": "1GB",
+    },
+    "training": {
+        "epochs": 1,
+        "iterations_per_epoch": 2,
+        "validation_iterations_per_epoch": 1,
+        "workers": 0,
+    },
+    "validation": {"tile_step": 1.0, "mirroring": False},
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """The command line of the host, as the ordinary user, on the throw-away cluster."""
+
+    user: HpcUser
+    python: Path
+    environment: Mapping[str, str]
+    folder: Path
+
+    def ca_hpc(self, *arguments: str, timeout: float = 120) -> Any:
+        """``ca-hpc ARGUMENTS``: the finished process."""
+        argv = (str(self.python), "-I", "-m", "ca_hpc", *arguments)
+        return self.user.run(argv, env=self.environment, cwd=self.folder, timeout=timeout)
+
+    def write(self, name: str, spec: Mapping[str, Any]) -> Path:
+        """A job file that the user can read."""
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(dict(spec), sort_keys=False))
+        file.chmod(0o644)
+        return file
+
+    def submit(self, job: Path, *options: str) -> Path:
+        """Submit, and return the run folder."""
+        done = self.ca_hpc("submit", str(job), "--json", *options)
+        assert done.returncode == 0, done.stderr
+        return Path(json.loads(done.stdout)["run"])
+
+    def follow(self, run: Path) -> dict[str, Any]:
+        """Stay until the run has ended; its status by ``--json``."""
+        done = self.ca_hpc("status", "--watch", "--json", str(run), timeout=TRAINING_TIMEOUT_S)
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def why(run: Path, status: Mapping[str, Any]) -> str:
+    """What went wrong, for an assertion's message: causes and the ends of the logs."""
+    out = []
+    for task in status["tasks"]:
+        if task["state"] != "COMPLETED":
+            out.append(f"{task['task']}: {task['state']}: {task['cause']}")
+            for log in sorted((run / "tasks" / task["task"]).glob("attempts/*/log.txt")):
+                out.append(log.read_text(errors="replace")[-1500:])
+    return "\n".join(out)

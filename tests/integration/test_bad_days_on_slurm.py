@@ -1,0 +1,132 @@
+"""What must not work, and what must work although it is unusual, on the real cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ca_hpc.imaging.synthetic import write_dataset
+from tests.integration.conftest import HpcUser
+from tests.integration.jobs import QUICK, Site, why
+
+UGLY = "a b 'single' \"double\"\nsecond line, with: comma %j"
+
+
+@pytest.fixture
+def site(hpc_user: HpcUser, lab: dict[str, str], host_python: Path, work: Path) -> Site:
+    return Site(hpc_user, host_python, lab, work)
+
+
+def small_job(folder: Path, *, image: Path, name: str) -> dict[str, Any]:
+    write_dataset(folder / "data", people=3, seed=5, contrasts=("T2starw",))
+    for path in [folder / "data", *(folder / "data").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return {
+        "kind": "finetune",
+        "name": name,
+        "cluster": "lab",
+        "image": str(image),
+        "data": [{"type": "bids", "path": "data", "label_suffix": "_label-SC_seg"}],
+        "weights": None,
+        "model": "demo",
+        "splits": {"folds": 3},
+        "folds": [1],
+        "arms": {"scratch": {"weights": "random", "plans": "model"}},
+        **QUICK,
+    }
+
+
+def test_a_path_with_spaces_quotes_and_a_newline_works(
+    hpc_user: HpcUser, lab: dict[str, str], host_python: Path, image: Path, work: Path
+) -> None:
+    folder = work / UGLY
+    folder.mkdir()
+    shutil.chown(folder, hpc_user.name)
+    site = Site(hpc_user, host_python, lab, folder)
+    run = site.submit(site.write("job", small_job(folder, image=image, name="ugly")))
+    assert UGLY in str(run)
+    status = site.follow(run)
+    assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(run, status)
+    logs = site.ca_hpc("logs", str(run), "train-scratch-fold1")
+    assert "Desired fold for training: 1" in logs.stdout
+
+
+def test_an_image_that_changed_after_submission_runs_nothing(site: Site, image: Path) -> None:
+    copy = site.folder / "copy.sif"
+    for suffix in ("", ".json"):
+        shutil.copy(f"{image}{suffix}", f"{copy}{suffix}")
+        Path(f"{copy}{suffix}").chmod(0o644)
+    shutil.chown(copy, site.user.name)
+    spec = small_job(site.folder, image=copy, name="tampered")
+    # held back, so that the change comes before the first task
+    spec["resources"] = {"prepare": {"sbatch": {"hold": True}}}
+    done = site.ca_hpc("submit", str(site.write("job", spec)), "--json")
+    assert done.returncode == 0, done.stderr
+    submitted = json.loads(done.stdout)
+    run = Path(submitted["run"])
+    with copy.open("r+b") as stream:
+        stream.seek(-100, 2)
+        byte = stream.read(1)
+        stream.seek(-100, 2)
+        stream.write(bytes([byte[0] ^ 1]))
+    first = submitted["jobs"]["prepare"]["prepare.0"]
+    site.user.run(("scontrol", "release", first), env=site.environment)
+    status = site.follow(run)
+    states = {task["task"]: task["state"] for task in status["tasks"]}
+    assert states["prepare"] == "FAILED"
+    assert states["train-scratch-fold1"] == "CANCELLED"
+    result = json.loads((run / "tasks/prepare/result.json").read_text())
+    assert result["exit_code"] == 3
+    assert result["cause"].count("sha256:") == 2
+    assert not (run / "nnunet/raw").exists()
+
+
+def test_a_bad_case_fails_prepare_with_its_reason_and_cancels_what_depends_on_it(
+    site: Site, image: Path
+) -> None:
+    spec = small_job(site.folder, image=image, name="bad")
+    victim = next((site.folder / "data").glob("sub-02/**/*.nii.gz"))
+    victim.write_bytes(victim.read_bytes()[:2000])
+    run = site.submit(site.write("job", spec))
+    status = site.follow(run)
+    tasks = {task["task"]: task for task in status["tasks"]}
+    assert tasks["prepare"]["state"] == "FAILED"
+    assert victim.name in tasks["prepare"]["cause"]
+    assert tasks["train-scratch-fold1"]["state"] == "CANCELLED"
+    assert tasks["report"]["state"] == "COMPLETED"
+    assert list((run / "nnunet/raw").iterdir()) == []
+    assert victim.name in (run / "report.html").read_text()
+
+
+def test_cancel_leaves_nothing_in_the_queue(site: Site, image: Path) -> None:
+    run = site.submit(site.write("job", small_job(site.folder, image=image, name="cancelled")))
+    done = site.ca_hpc("cancel", str(run))
+    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 60
+    while (queue := in_queue(site, run)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert queue == []
+    status = site.follow(run)
+    assert {t["state"] for t in status["tasks"]} <= {"CANCELLED", "COMPLETED", "FAILED"}
+
+
+def in_queue(site: Site, run: Path) -> list[str]:
+    done = site.user.run(("squeue", "-h", "-o", "%j"), env=site.environment)
+    return [name for name in done.stdout.split() if name.startswith(run.name)]
+
+
+def test_a_partition_that_does_not_exist_is_refused_and_nothing_is_queued(
+    site: Site, image: Path
+) -> None:
+    spec = small_job(site.folder, image=image, name="refused")
+    spec["resources"] = {"train": {"sbatch": {"partition": "nowhere"}}}
+    done = site.ca_hpc("submit", str(site.write("job", spec)))
+    assert done.returncode == 4
+    assert "train" in done.stderr and "artition" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert in_queue(site, Path("refused")) == []

@@ -1,0 +1,287 @@
+"""From a job and a cluster profile to stages, elements and tasks."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ca_hpc.core import door
+from ca_hpc.core.expand import expand
+from ca_hpc.core.model import Runtime, Stage, Workflow
+from ca_hpc.core.profile import Cluster
+from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.errors import SpecError
+
+JOB = """\
+kind: finetune
+name: neck
+cluster: here
+data: [{type: bids, path: data, label_suffix: _seg}]
+weights: model.pth
+"""
+CLUSTER = """\
+name: here
+gpu: a100
+gpus:
+  a100: {flag: "--gres=gpu:a100:{count}", cpus: 12, ram: 124GB}
+"""
+
+
+def expanded(job: str = "", cluster: str = "") -> Workflow:
+    """The workflow of the shortest job and profile with these lines added."""
+    return expand(
+        door.read(FinetuneSpec, JOB + job, file="job.yaml"),
+        door.read(Cluster, CLUSTER + cluster, file="here.yaml"),
+        run_folder="/runs/neck-001",
+        runtime=Runtime("none", "/usr/bin/python3"),
+        node_python="/usr/bin/python3",
+        mounts=(),
+    )
+
+
+def stage(name: str, job: str = "", cluster: str = "") -> Stage:
+    return next(s for s in expanded(job, cluster).stages if s.name == name)
+
+
+def test_a_job_has_five_stages_and_reports_also_when_folds_are_missing() -> None:
+    assert [(s.name, s.after, s.condition) for s in expanded().stages] == [
+        ("prepare", None, "afterok"),
+        ("preprocess", "prepare", "afterok"),
+        ("train", "preprocess", "afterok"),
+        ("evaluate", "train", "afterany"),
+        ("report", "evaluate", "afterany"),
+    ]
+
+
+def test_one_element_is_one_fold_of_one_arm_folds_outside() -> None:
+    train = stage("train", job="folds: [3, 1]\n")
+    assert [[t.id for t in e.tasks] for e in train.elements] == [
+        ["train-finetune-fold1"],
+        ["train-scratch-fold1"],
+        ["train-finetune-fold3"],
+        ["train-scratch-fold3"],
+    ]
+    assert [e.id for e in train.elements] == ["train.0", "train.1", "train.2", "train.3"]
+    assert train.tasks[0].arguments == (
+        "--run", "/runs/neck-001", "--arm", "finetune", "--fold", "1"
+    )  # fmt: skip
+
+
+# --- whose word counts -------------------------------------------------------------------------
+
+
+def test_the_job_counts_over_the_profile_and_the_profile_over_the_defaults() -> None:
+    job = "resources: {preprocess: {cpus: 3}}\n"
+    cluster = "resources: {preprocess: {cpus: 2, memory: 10GB}}\n"
+    both = stage("preprocess", job, cluster).resources
+    profile = stage("preprocess", "", cluster).resources
+    default = stage("preprocess").resources
+    assert (both.cpus, both.memory_mib, both.time_s) == (3, 10240, default.time_s)
+    assert (profile.cpus, profile.memory_mib) == (2, 10240)
+    assert (default.cpus, default.memory_mib) == (8, 32768)
+
+
+def test_a_gpu_brings_its_cpus_and_memory_unless_the_job_or_profile_says_otherwise() -> None:
+    two = stage("train", "resources: {train: {gpus: 2}}\n").resources
+    assert (two.gpus, two.cpus, two.memory_mib, two.device) == (2, 24, 2 * 124 * 1024, "cuda")
+    asked = stage("train", "resources: {train: {cpus: 5}}\n").resources
+    assert (asked.cpus, asked.memory_mib) == (5, 124 * 1024)
+    site = stage("train", "", "resources: {train: {memory: 60GB}}\n").resources
+    assert (site.cpus, site.memory_mib) == (12, 60 * 1024)
+
+
+def test_sbatch_parameters_of_the_job_count_over_the_sites_and_the_sites_over_ours() -> None:
+    found = stage(
+        "prepare",
+        "resources: {prepare: {sbatch: {nice: 7, qos: mine}}}\n",
+        "qos: site\nsbatch: {nice: 5, requeue: false, licenses: x}\n",
+    ).sbatch
+    assert (found["nice"], found["qos"], found["licenses"]) == (7, "mine", "x")
+    assert found["requeue"] is False
+
+
+def test_what_a_site_wants_is_in_every_stage() -> None:
+    cluster = "account: def-lab\npartition: long\nconstraint: zen4\n"
+    for one in expanded("", cluster).stages:
+        assert one.sbatch["account"] == "def-lab"
+        assert one.sbatch["partition"] == "long"
+        assert one.sbatch["constraint"] == "zen4"
+        assert "qos" not in one.sbatch
+
+
+def test_only_named_variables_of_the_login_shell_go_to_the_job() -> None:
+    assert stage("train").sbatch["export"] == "HOME,USER,LOGNAME,PATH,MODULEPATH,BASH_ENV"
+    assert stage("train", "", "environment: [PATH]\n").sbatch["export"] == "PATH"
+    assert stage("train", "", "environment: []\n").sbatch["export"] == "NIL"
+
+
+# --- GPUs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "parameter", "value"),
+    [
+        ("--gpus=h100:{count}", "gpus", "h100:2"),
+        ("--gres=gpu:a100:{count}", "gres", "gpu:a100:2"),
+        ("--gpus-per-node={count}", "gpus-per-node", "2"),
+        ("--gpus=h100_3g.40gb:{count}", "gpus", "h100_3g.40gb:2"),
+    ],
+)
+def test_a_gpu_is_asked_for_in_the_sites_own_way(flag: str, parameter: str, value: str) -> None:
+    cluster = f'  other: {{flag: "{flag}", cpus: 4, ram: 30GB}}\n'
+    train = stage("train", "resources: {train: {gpu: other, gpus: 2}}\n", cluster)
+    assert train.sbatch[parameter] == value
+    for name in ("prepare", "preprocess", "evaluate", "report"):
+        assert parameter not in stage(name, "", cluster).sbatch
+
+
+@pytest.mark.parametrize(
+    "flag", ["gpu:{count}", "--gpus=1", "--gpus={n}", "-G {count}", "--gpus={count", "--gpus={}"]
+)
+def test_a_flag_that_sbatch_could_not_read_is_refused_with_the_profile(flag: str) -> None:
+    with pytest.raises(SpecError, match=r"gpus\.other\.flag"):
+        expanded("", f'  other: {{flag: "{flag}", cpus: 4, ram: 30GB}}\n')
+
+
+def test_a_slice_of_a_gpu_is_given_out_at_most_once_per_job() -> None:
+    cluster = '  mig: {flag: "--gpus=h100_3g.40gb:{count}", cpus: 6, ram: 62GB, most: 1}\n'
+    job = "resources: {{train: {{gpu: mig, gpus: {n}}}}}\n"
+    assert stage("train", job.format(n=1), cluster).resources.gpus == 1
+    with pytest.raises(SpecError, match="at most 1 of mig per job, 2 asked for"):
+        stage("train", job.format(n=2), cluster)
+
+
+def test_a_gpu_that_the_cluster_does_not_have_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(SpecError, match=r"has no h200 \(it has: a100\)"):
+        expanded("resources: {train: {gpu: h200}}\n")
+
+
+def test_a_job_without_gpus_trains_on_cpus() -> None:
+    train = stage("train", "resources: {train: {gpus: 0, cpus: 6}}\n")
+    assert (train.resources.gpus, train.resources.cpus, train.resources.device) == (0, 6, "cpu")
+    assert "gres" not in train.sbatch
+
+
+# --- whole nodes and packing -------------------------------------------------------------------
+
+WHOLE = "whole_node: true\nnode: {cpus: 48, memory: 500GB, gpus: 4}\n"
+
+
+def test_where_jobs_get_whole_nodes_the_gpus_are_filled_with_folds() -> None:
+    train = stage("train", "", WHOLE)
+    assert [len(e.tasks) for e in train.elements] == [4, 4, 2]
+    assert [e.slots for e in train.elements] == [4, 4, 2]
+    resources = train.resources
+    assert (resources.gpus, resources.cpus, resources.memory_mib) == (4, 48, 500 * 1024)
+    assert train.sbatch["exclusive"] is True
+    assert train.sbatch["gres"] == "gpu:a100:4"
+
+
+def test_stages_without_gpus_do_not_take_whole_nodes() -> None:
+    prepare = stage("prepare", "", WHOLE)
+    assert not prepare.resources.whole_node
+    assert prepare.resources.cpus == 4
+    assert "exclusive" not in prepare.sbatch
+
+
+def test_packed_folds_share_one_element() -> None:
+    train = stage("train", "resources: {train: {pack: 3}}\n")
+    assert [[t.id for t in e.tasks] for e in train.elements][-1] == ["train-scratch-fold4"]
+    assert [(len(e.tasks), e.slots) for e in train.elements] == [(3, 3), (3, 3), (3, 3), (1, 1)]
+
+
+def test_more_tasks_than_cpus_do_not_fit_in_an_element() -> None:
+    with pytest.raises(SpecError, match=r"resources\.train\.pack: 4 tasks on 2 CPUs"):
+        stage("train", "resources: {train: {pack: 4, cpus: 2}}\n")
+
+
+@given(pack=st.integers(1, 12), folds=st.integers(2, 9))
+def test_however_packed_every_task_is_in_one_element(pack: int, folds: int) -> None:
+    train = stage("train", f"splits: {{folds: {folds}}}\nresources: {{train: {{pack: {pack}}}}}\n")
+    ids = [task.id for task in train.tasks]
+    assert len(ids) == len(set(ids)) == 2 * folds
+    assert all(1 <= len(e.tasks) == e.slots <= pack for e in train.elements)
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+
+def test_a_longer_time_than_the_site_allows_is_refused_with_the_longest() -> None:
+    with pytest.raises(
+        SpecError, match=r"resources\.train\.time: 1-00:00:00 is more than"
+    ) as refused:
+        expanded("", 'limits: {longest_job: "12:00:00"}\n')
+    assert refused.value.hint == 'write at most "12:00:00"'
+
+
+def test_a_shorter_time_than_the_site_takes_is_lengthened() -> None:
+    cluster = "limits: {shortest_job: 3h}\n"
+    assert stage("report", "", cluster).resources.time_s == 3 * 3600
+    assert stage("report", "", cluster).sbatch["time"] == "03:00:00"
+    assert stage("train", "", cluster).resources.time_s == 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("job", "cluster", "at_once"),
+    [
+        ("", "", 10),
+        ("", "limits: {jobs: 4}\n", 4),
+        ("resources: {train: {at_once: 3}}\n", "limits: {jobs: 4}\n", 3),
+        ("resources: {train: {at_once: 50}}\n", "limits: {jobs: 4}\n", 10),
+    ],
+)
+def test_no_more_elements_run_at_once_than_asked_for_or_allowed(
+    job: str, cluster: str, at_once: int
+) -> None:
+    assert stage("train", job, cluster).at_once == at_once
+
+
+# --- short stages in one job -------------------------------------------------------------------
+
+
+def test_short_stages_can_share_a_job_and_then_run_in_order() -> None:
+    flow = expanded("", "fuse_short_stages: true\n")
+    assert [(s.name, s.after, s.condition) for s in flow.stages] == [
+        ("prepare", None, "afterok"),
+        ("train", "prepare", "afterok"),
+        ("evaluate", "train", "afterany"),
+    ]
+    (element,) = flow.stages[0].elements
+    assert ([t.id for t in element.tasks], element.slots) == (["prepare", "preprocess"], 1)
+    (last,) = flow.stages[2].elements
+    assert [t.id for t in last.tasks] == ["evaluate", "report"]
+
+
+def test_a_shared_job_has_the_time_of_both_and_the_most_of_the_rest() -> None:
+    resources = stage("prepare", "", "fuse_short_stages: true\n").resources
+    assert resources.time_s == (4 + 12) * 3600
+    assert (resources.cpus, resources.memory_mib) == (8, 32 * 1024)
+
+
+# --- all of it ---------------------------------------------------------------------------------
+
+
+def test_the_local_machine_is_asked_for_no_more_than_it_has() -> None:
+    cluster = "executor: local\nnode: {cpus: 2, memory: 4GB}\n"
+    for one in expanded("resources: {train: {gpus: 0}}\n", cluster).stages:
+        assert one.resources.cpus <= 2
+        assert one.resources.memory_mib <= 4096
+
+
+def test_the_same_job_gives_the_same_workflow_to_the_byte() -> None:
+    text = door.dump(expanded("folds: [2, 0]\n", WHOLE))
+    assert door.dump(expanded("folds: [2, 0]\n", WHOLE)) == text
+
+
+def test_a_workflow_is_read_back_as_it_was_written() -> None:
+    flow = expanded("resources: {train: {sbatch: {nice: 3, hold: true}}}\n", WHOLE)
+    assert door.load(Workflow, door.dump(flow)) == flow
+
+
+def test_an_element_is_found_with_its_stage() -> None:
+    flow = expanded()
+    found, element = flow.stage_of("train.4")
+    assert (found.name, element.tasks[0].id) == ("train", "train-finetune-fold2")
+    with pytest.raises(KeyError):
+        flow.stage_of("train.99")

@@ -1,0 +1,245 @@
+"""A wrong job file: every problem at once, each with file:line:column and the next move."""
+
+from __future__ import annotations
+
+import pytest
+
+from ca_hpc.core import checks, door
+from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.errors import ExitCode, SpecError
+
+JOB = """\
+kind: finetune
+name: neck
+cluster: local
+data:
+  - {type: bids, path: data, label_suffix: _seg}
+weights: model.pth
+"""
+
+
+def read(text: str) -> FinetuneSpec:
+    """As the command line does it: types first, then what the types cannot say."""
+    spec, document = door.parse(FinetuneSpec, text, file="job.yaml")
+    problems = list(document.problems)
+    if spec is not None:
+        problems += checks.check(spec, document)
+    door.refuse(problems, file="job.yaml")
+    assert spec is not None
+    return spec
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(SpecError) as refused:
+        read(text)
+    assert refused.value.exit_code is ExitCode.USAGE
+    assert refused.value.hint
+    count, *lines = refused.value.message.splitlines()
+    assert count == (
+        f"{len(lines)} problems in job.yaml" if len(lines) > 1 else "1 problem in job.yaml"
+    )
+    return [line.removeprefix("job.yaml:") for line in lines]
+
+
+def test_the_shortest_job_has_every_default() -> None:
+    spec = read(JOB)
+    assert spec.fold_indices == (0, 1, 2, 3, 4)
+    assert list(spec.arms) == ["finetune", "scratch"]
+    assert spec.labels == {"cord": 1}
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+    text = JOB.replace("cluster: local\n", "").replace("label_suffix", "label_sufix")
+    text += "training:\n  epochs: 0\n  sed: 1\nresources:\n  train: {time: 24:00:00, cpus: 1.5}\n"
+    assert problems(text) == [
+        "1:1: cluster is missing",
+        "4:5: data[0].label_suffix is missing",
+        "4:30: unknown key data[0].label_sufix; did you mean label_suffix?",
+        "7:3: training.epochs: should be greater than or equal to 1",
+        "8:3: unknown key training.sed; did you mean seed?",
+        '10:17: 24:00:00 without quotes is a number to some YAML readers; write "24:00:00"',
+        "10:27: resources.train.cpus: should be a whole number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("lables: {cord: 1}", "7:1: unknown key lables; did you mean labels?"),
+        ("Threads: 1", "7:1: unknown key Threads; did you mean threads?"),
+        ("arms: {a: {weight: random}}", "7:12: unknown key arms.a.weight; did you mean weights?"),
+        (
+            "resources: {train: {cpu: 1}}",
+            "7:21: unknown key resources.train.cpu; did you mean cpus?",
+        ),
+        (
+            "plans: {spacing: {RL: 1, AP: 1, SI: 1, TT: 1}}",
+            "7:40: unknown key plans.spacing.TT; known here: RL, AP, SI",
+        ),
+        ("plans: {spacing: {RL: 1, AP: 1}}", "7:9: plans.spacing.SI is missing"),
+        ("runtime: aptainer", "7:1: runtime: should be 'apptainer' or 'none'; "
+                              "did you mean apptainer?"),
+        (
+            "resources: {trian: {cpus: 1}}",
+            "7:13: resources.trian: should be 'prepare', 'preprocess', 'train', 'evaluate' or "
+            "'report'; did you mean train?",
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_or_word_that_is_not_known_gets_the_nearest_one(lines: str, told: str) -> None:
+    assert problems(JOB + lines) == [told]
+
+
+def test_unknown_keys_inside_each_kind_of_source_are_told_against_that_kind() -> None:
+    text = JOB.replace(
+        "weights:",
+        "  - {type: nnunet, path: b, person: {column: site}}\n"
+        "  - {type: pairs, path: c, label_suffix: x}\n"
+        "  - {type: bids, path: d, label_suffix: x, sesions: ['01']}\n"
+        "weights:",
+    )
+    assert problems(text) == [
+        "6:29: data[1].person.pattern is missing",
+        "6:38: unknown key data[1].person.column; known here: pattern",
+        "7:28: unknown key data[2].label_suffix; known here: type, path, name, person",
+        "8:44: unknown key data[3].sesions; did you mean sessions?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{path: data}", "5:5: data[0]: type is missing (bids, nnunet or pairs)"),
+        ("{type: bidz}", "5:6: data[0]: type must be one of 'bids', 'nnunet', 'pairs'"),
+        ("data", "5:5: data[0]: "),
+    ],
+)
+def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> None:
+    text = JOB.replace("{type: bids, path: data, label_suffix: _seg}", source)
+    (problem,) = problems(text)
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("training: {epochs: 0}", "training.epochs: should be greater than or equal to 1"),
+        ("training: {epochs: 2.0}", "training.epochs: should be a whole number"),
+        ("training: {epochs: true}", "training.epochs: should be a whole number"),
+        ('training: {epochs: "2"}', "training.epochs: should be a whole number"),
+        ("training: {initial_learning_rate: true}", "should be a number"),
+        ('training: {initial_learning_rate: "0.1"}', "should be a number"),
+        ("training: {initial_learning_rate: 0}", "should be greater than 0"),
+        ("training: {initial_learning_rate: 1e999}", "should be a finite number"),
+        ("training: {seed: 99999999999999999999}", "should be a whole number"),
+        ("validation: {tile_step: 1.5}", "should be less than or equal to 1"),
+        ('validation: {mirroring: "yes"}', "validation.mirroring: should be true or false"),
+        ("validation: {mirroring: no}", 'write true or false, or "no"'),
+        ("splits: {folds: 1}", "splits.folds: should be greater than or equal to 2"),
+        ("folds: 7", "folds: should be 'all', or should be a list"),
+        ("folds: [-1]", "folds[0]: should be greater than or equal to 0"),
+        ("model: 2025-01-01", "2025-01-01 without quotes is a date"),
+        ("model: 7", "model: should be text"),
+        ('model: ""', "model: String should have at least 1 character"),
+        ("arms: {}", "arms: needs at least one"),
+        ("arms: [a]", "arms: should be keys with values"),
+        ("arms: {a: }", "arms.a: should be keys with values"),
+        ('arms: {"a b": {}}', "arms.a b: use letters, digits, - and _ only"),
+        ("labels: {cord: first}", "labels.cord: should be a whole number"),
+        ("resources: {train: {time: 24}}", 'a duration is text with a unit, like "24:00:00"'),
+        ("resources: {train: {memory: 16}}", 'a size is text with a unit, like "512MB"'),
+        ('resources: {train: {time: "25 hours ago"}}', "is not a duration"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_what_would(lines: str, told: str) -> None:
+    (problem,) = problems(JOB + lines)
+    assert problem.startswith("7:")
+    assert told in problem
+
+
+def test_an_unquoted_duration_is_refused_with_the_quoted_form() -> None:
+    (problem,) = problems(JOB + "training:\n  checkpoint_every: 1:10:00\n")
+    assert problem == (
+        '8:21: 1:10:00 without quotes is a number to some YAML readers; write "1:10:00"'
+    )
+
+
+def test_a_duration_that_no_reader_takes_for_a_number_needs_no_quotes() -> None:
+    assert read(JOB + "training: {checkpoint_every: 00:10:00}").training.checkpoint_every == 600
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "- a\n- list\n", "finetune\n", "3\n"])
+def test_a_file_that_is_not_keys_with_values_is_one_problem(text: str) -> None:
+    assert problems(text) == ["1:1: the file: should be keys with values"]
+
+
+# --- what the types cannot say ---------------------------------------------------------------
+
+
+def test_fold_7_of_5_is_refused_with_the_folds_that_there_are() -> None:
+    assert problems(JOB + "folds: [0, 7]\n") == [
+        "7:12: folds[1]: there is no fold 7: splits.folds is 5, so folds are 0 to 4"
+    ]
+
+
+@pytest.mark.parametrize("folds", ["[]", "[1, 1]"])
+def test_folds_are_named_once_and_at_least_one(folds: str) -> None:
+    assert problems(JOB + f"folds: {folds}\n") == ["7:1: folds: name each fold once, at least one"]
+
+
+def test_an_arm_from_pretrained_weights_needs_weights() -> None:
+    text = JOB.replace("model.pth", "null") + "model: demo\narms:\n  ours: {weights: pretrained}\n"
+    assert problems(text) == ["9:3: arms.ours starts from pretrained weights, but weights is null"]
+
+
+def test_the_default_arms_without_weights_are_told_at_the_weights() -> None:
+    assert problems(JOB.replace("model.pth", "null") + "model: demo\n") == [
+        "6:1: arms.finetune starts from pretrained weights, but weights is null"
+    ]
+
+
+def test_an_arm_on_the_models_plans_needs_a_model_from_somewhere() -> None:
+    text = JOB.replace("model.pth", "null") + "arms:\n  own: {weights: random, plans: model}\n"
+    assert problems(text) == [
+        "8:3: arms.own takes the model's plans, but weights and model are null"
+    ]
+
+
+@pytest.mark.parametrize("labels", ["{cord: 2}", "{cord: 1, lesion: 3}", "{a: 1, b: 1}", "{}"])
+def test_labels_are_numbered_from_1_without_gaps(labels: str) -> None:
+    (problem,) = problems(JOB + f"labels: {labels}\n")
+    assert problem.startswith("7:1: labels: ")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [("sub-(..", "missing )"), ("sub-..", "needs a group (…) around the person")],
+)
+def test_a_pattern_for_the_person_must_compile_and_hold_a_group(pattern: str, told: str) -> None:
+    text = JOB.replace("_seg}", f'_seg, person: {{pattern: "{pattern}"}}}}')
+    (problem,) = problems(text)
+    assert problem.startswith("5:")
+    assert "data[0].person.pattern: " in problem
+    assert told in problem
+
+
+def test_two_sources_of_one_name_are_refused() -> None:
+    second = "  - {type: nnunet, path: b, name: s1}\nweights:"
+    assert problems(JOB.replace("weights:", second)) == ["6:5: two sources are named s1"]
+
+
+# --- records ---------------------------------------------------------------------------------
+
+
+def test_a_resolved_spec_is_read_back_as_it_was() -> None:
+    text = JOB + (
+        "plans: {gpu_memory: 40GB, patch_size: {RL: 64, AP: 192, SI: 320}}\n"
+        "resources:\n"
+        '  train: {time: "1-12:00:00", memory: 1300MB, sbatch: {nice: 100, hold: true}}\n'
+        "folds: [3, 1]\nthreads: 2\nlabels: {cord: 1, lesion: 2}\n"
+    )
+    spec = read(text)
+    again = door.load(FinetuneSpec, door.dump(spec))
+    assert again == spec
+    assert door.dump(again) == door.dump(spec)
+    assert again.fold_indices == (1, 3)

@@ -1,0 +1,98 @@
+"""SHA-256 of files, and when the cache may answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ca_hpc.store.digests import cached_sha256, sha256_file
+
+CONTENTS = b"spinal cord" * 200_000  # more than one chunk
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / 'an "image", 1\n.sif'
+    path.write_bytes(CONTENTS)
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "digests.json"
+
+
+def planted(cache: Path) -> str:
+    """Replace the remembered digest, so that an answer from the cache can be told."""
+    entries = json.loads(cache.read_text())
+    for entry in entries.values():
+        entry["sha256"] = "planted"
+    cache.write_text(json.dumps(entries))
+    return "planted"
+
+
+def test_the_digest_is_sha256_and_progress_ends_at_the_size(file: Path) -> None:
+    seen: list[int] = []
+    assert sha256_file(file, progress=seen.append) == hashlib.sha256(CONTENTS).hexdigest()
+    assert len(seen) > 1
+    assert seen == sorted(seen)
+    assert seen[-1] == len(CONTENTS)
+
+
+def test_an_unchanged_file_is_not_read_again(file: Path, cache: Path) -> None:
+    assert cached_sha256(file, cache=cache) == sha256_file(file)
+    assert cached_sha256(file, cache=cache.parent / "digests.json") == sha256_file(file)
+    assert planted(cache) == cached_sha256(file, cache=cache)
+
+
+def test_a_byte_flipped_behind_a_restored_mtime_is_seen(file: Path, cache: Path) -> None:
+    cached_sha256(file, cache=cache)
+    before = file.stat()
+    flipped = bytes([CONTENTS[0] ^ 1]) + CONTENTS[1:]
+    with file.open("r+b") as stream:
+        stream.write(flipped[:1])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert file.stat().st_size == before.st_size
+    assert cached_sha256(file, cache=cache) == hashlib.sha256(flipped).hexdigest()
+
+
+def test_another_file_moved_into_the_place_is_seen(file: Path, cache: Path) -> None:
+    cached_sha256(file, cache=cache)
+    other = file.with_name("other")
+    other.write_bytes(CONTENTS[::-1])
+    other.replace(file)
+    assert cached_sha256(file, cache=cache) == hashlib.sha256(CONTENTS[::-1]).hexdigest()
+
+
+def test_two_files_are_remembered_side_by_side(file: Path, cache: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(b"")
+    cached_sha256(file, cache=cache)
+    cached_sha256(other, cache=cache)
+    planted(cache)
+    assert cached_sha256(file, cache=cache) == cached_sha256(other, cache=cache) == "planted"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["", "{", "[]", "null", '{"0:/x": 3}', '{"0:/x": {"sha256": 5, "identity": {}}}', "\xff"],
+)
+def test_a_broken_cache_is_ignored_and_mended(file: Path, cache: Path, broken: str) -> None:
+    cache.parent.mkdir()
+    cache.write_bytes(broken.encode("latin-1"))
+    assert cached_sha256(file, cache=cache) == sha256_file(file)
+    assert planted(cache) == cached_sha256(file, cache=cache)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(file: Path) -> None:
+    assert cached_sha256(file, cache=file / "digests.json") == sha256_file(file)
+
+
+def test_writing_the_cache_leaves_nothing_beside_it(file: Path, cache: Path) -> None:
+    cached_sha256(file, cache=cache)
+    assert [path.name for path in cache.parent.iterdir()] == ["digests.json"]

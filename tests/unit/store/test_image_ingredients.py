@@ -1,0 +1,130 @@
+"""What goes into an image: mirror, Python packages, the package itself, recipes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ca_hpc import __version__, processes
+from ca_hpc.errors import CaHpcError
+from ca_hpc.store import recipes
+from ca_hpc.store.debian import host_mirror, main_archive
+from ca_hpc.store.package_wheel import pack_wheel
+from ca_hpc.store.python_wheels import fetch_wheels
+from ca_hpc.store.shipped import shipped
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("sources", "mirror"),
+    [
+        ("deb http://m.invalid/debian bookworm main", "http://m.invalid/debian"),
+        ("deb [arch=amd64] https://m.invalid/debian/ sid main", "https://m.invalid/debian"),
+        ("Types: deb\nURIs: http://m.invalid/debian\nSuites: x", "http://m.invalid/debian"),
+        (
+            "URIs: http://m.invalid/debian-security\nURIs: http://m.invalid/a/debian",
+            "http://m.invalid/a/debian",
+        ),
+        (
+            "deb http://m.invalid/archive/debian/20250520T000000Z bookworm main",
+            "http://m.invalid/archive/debian/20250520T000000Z",
+        ),
+        ("# deb http://m.invalid/debian bookworm main", None),
+        ("deb http://m.invalid/ubuntu noble main", None),
+        ("", None),
+    ],
+)
+def test_the_main_archive_is_found_in_apts_lists(sources: str, mirror: str | None) -> None:
+    assert main_archive(sources) == mirror
+
+
+def test_only_files_that_apt_reads_count(tmp_path: Path) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / "a.list.save").write_text("deb http://old.invalid/debian x")
+    assert host_mirror(tmp_path) is None
+    (tmp_path / "sources.list.d" / "b.sources").write_text("URIs: http://new.invalid/debian")
+    assert host_mirror(tmp_path) == "http://new.invalid/debian"
+
+
+def test_pip_takes_wheels_for_the_images_python_from_a_folder(tmp_path: Path) -> None:
+    source, into = tmp_path / "my wheels", tmp_path / "into"
+    source.mkdir()
+    into.mkdir()
+    wheel = pack_wheel(source)
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"ca-hpc=={__version__}\n")
+    fetch_wheels(requirements, into=into, source=source, run=processes.run)
+    assert (into / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_a_package_that_pip_cannot_find_is_named(tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("torch==0.0.1+cpu\n")
+    with pytest.raises(CaHpcError, match=re.escape("torch==0.0.1+cpu")) as raised:
+        fetch_wheels(requirements, into=tmp_path, source=tmp_path, run=processes.run)
+    assert "CPU build" in str(raised.value.hint)
+
+
+def test_equal_code_gives_an_equal_wheel_with_a_true_record(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    wheel = pack_wheel(tmp_path)
+    assert wheel.read_bytes() == pack_wheel(tmp_path / "again").read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        record = archive.read(f"ca_hpc-{__version__}.dist-info/RECORD").decode().splitlines()
+    assert [row.split(",")[0] for row in record] == names
+    assert "ca_hpc/_shipped/containers/base.def" in names
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_the_wheel_holds_the_code_that_runs(tmp_path: Path) -> None:
+    with zipfile.ZipFile(pack_wheel(tmp_path)) as archive:
+        packed = archive.read("ca_hpc/store/package_wheel.py")
+    running = Path(pack_wheel.__code__.co_filename).read_bytes()
+    assert hashlib.sha256(packed).digest() == hashlib.sha256(running).digest()
+
+
+def test_a_file_that_is_not_shipped_is_an_error() -> None:
+    with pytest.raises(CaHpcError, match="is missing"):
+        shipped("containers", "no.def")
+
+
+def test_the_lock_names_the_recipes_and_packages_of_this_commit() -> None:
+    """If it does not: python -m ca_hpc.store.recipes > containers/images.lock.yaml"""
+    assert shipped("containers", "images.lock.yaml").read_text() == recipes.lock()
+
+
+def test_every_package_is_pinned_once() -> None:
+    for variant in ("cpu", "cuda"):
+        names = [re.split("={2,3}", pin)[0] for pin in recipes.base(variant).pins]
+        assert len(names) == len(set(names)) > 80
+        assert {"torch", "torchvision", "nnunetv2", "pip"} <= set(names)
+
+
+def test_image_and_demo_hold_the_same_versions() -> None:
+    def pins(text: str) -> dict[str, str]:
+        found = re.findall(r"^([\w.-]+)={2,3}([^+\s]+)", text, re.MULTILINE)
+        return {re.sub("[-_.]+", "-", name).lower(): version for name, version in found}
+
+    image = pins("\n".join(recipes.base("cpu").pins))
+    files = [REPOSITORY / "requirements" / name for name in ("host.txt", "runtime.txt")]
+    demo = pins("\n".join(file.read_text() for file in files))
+    assert image | demo == demo | image
+    assert demo.keys() <= image.keys()
+
+
+@pytest.mark.parametrize("name", ["base.def", "ca-hpc.def"])
+def test_a_recipe_never_cleans_a_folder_of_the_host(name: str) -> None:
+    """Apptainer binds these into a build, on the same file system even: -xdev is no help."""
+    commands = shipped("containers", name).read_text().replace("\\\n", " ").splitlines()
+    dangerous = [c for c in commands if re.match(r"\s*(rm|find|chown|chmod|mv)\s", c)]
+    assert dangerous
+    for command in dangerous:
+        paths = re.findall(r"(?<=\s)/\S*", command)
+        assert not [p for p in paths if re.match(r"/(tmp|var/tmp|home|root|dev|proc|sys)?(/|$)", p)]
+        assert "/var" not in paths
