@@ -1,8 +1,8 @@
 """Run the tests tier by tier, show a table, end with "N passed, N failed, N skipped".
 
-Lint, unit tests and fakes run anywhere. The integration tier needs root on Debian or Ubuntu, where
-its fixtures bring up real Apptainer and a throw-away SLURM cluster; what is left of that cluster
-is taken down here, however the tier ends.
+Lint, unit tests, fakes and local runs go anywhere. The integration tier needs root on Debian or
+Ubuntu, where its fixtures bring up real Apptainer and a throw-away SLURM cluster; what is left of
+it is taken down here, however the tier ends.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ STEPS: Final = (
     pytest("unit", "tests/unit", "tests/golden", options=("-q", "-n2")),
     pytest("fakes", "tests/fakes", options=("-q",)),
     # a line per test: these take minutes
+    pytest("local", "tests/local", options=("-v",)),
     pytest("integration", "tests/integration", options=("-v", "--durations=10")),
 )
 TIERS: Final = tuple(dict.fromkeys(step.tier for step in STEPS))

@@ -19,6 +19,7 @@ from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
 from ca_hpc.imaging.sources import scan
 from ca_hpc.imaging.splits import k_folds
+from ca_hpc.nnunet.plans import check_patch
 from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.run_folder import RunFolder
 
@@ -92,6 +93,8 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
     if cluster.executor == "local" and cluster.node.cpus is None:
         cluster = replace(cluster, node=replace(cluster.node, cpus=host.cpus))
     model = configs.model(spec.model, relative_to=base) if spec.model is not None else None
+    if model is not None:
+        check_patch(spec.plans.patch_size or model.patch_size, model)
     spec = _absolute(spec, base=base, overrides=overrides, here=host.folder)
     output = overrides.output or spec.output or cluster.folders.runs or "ca-hpc-runs"
     return Job(file, text, spec, cluster, model, (host.folder / output).absolute())
@@ -164,15 +167,20 @@ def _image(job: Job, *, host: Host) -> ImageInfo | None:
             f"image {path} does not exist",
             hint="build it: ca-hpc image build, or correct `image:`",
         )
-    info = read_image(Path(path))
     found = cached_sha256(Path(path), cache=host.cache / "digests.json")
-    for what, expected in (("the job says", wanted), ("its record says", info.sha256)):
-        if expected and found != expected:
-            raise DigestMismatch(
-                f"image {path} is sha256:{found}, {what} sha256:{expected}",
-                hint="use the recorded image, or build a new one: ca-hpc image build",
-            )
-    return replace(info, sha256=found)
+    if wanted and found != wanted:
+        raise _other_image(path, found=found, wanted=wanted, who="the job says")
+    info = read_image(Path(path))
+    if found != info.sha256:
+        raise _other_image(path, found=found, wanted=info.sha256, who="its record says")
+    return info
+
+
+def _other_image(path: str, *, found: str, wanted: str, who: str) -> DigestMismatch:
+    return DigestMismatch(
+        f"image {path} is sha256:{found}, {who} sha256:{wanted}",
+        hint="use the recorded image, or build a new one: ca-hpc image build",
+    )
 
 
 def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> WeightsPin | None:

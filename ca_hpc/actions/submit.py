@@ -83,11 +83,11 @@ def submit(job: Job, *, host: Host, token: str, now: datetime) -> RunFolder:
     run = RunFolder.create(job.runs, job.spec.name)
     flow = workflow(job, inputs, host=host, run_folder=run.path)
     atomic.write_text(run.file("job.yaml"), job.text)
-    run.write("spec.json", job.spec)
-    run.write("cluster.json", job.cluster)
+    run.write_spec("spec.json", job.spec)
+    run.write_spec("cluster.json", job.cluster)
     run.write("cases.json", inputs.cases)
     if job.model is not None:
-        run.write("model.json", job.model)
+        run.write_spec("model.json", job.model)
     pins = Pins(
         ca_hpc=__version__,
         token=token,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc import processes
-from ca_hpc.core.door import dump, load
+from ca_hpc.core.codec import decode, encode
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.processes import ProgramMissing, Run
 from ca_hpc.store import atomic
@@ -93,7 +93,7 @@ def read_image(path: Path, *, run: Run = processes.run) -> ImageInfo:
             f"image {path} cannot be read: {error.strerror}", hint="check its permissions"
         ) from error
     try:
-        found = load(ImageInfo, text)
+        found = decode(ImageInfo, text)
     except ValueError as error:
         raise CaHpcError(
             f"{record_path(path)} is not the record of an image",
@@ -142,7 +142,7 @@ def describe_image(path: Path, *, origin: Origin | None, run: Run) -> ImageInfo:
             hint=f"was it made by ca-hpc? If not, {_BUILD}",
         )
     try:
-        contents = load(Contents, done.stdout)
+        contents = decode(Contents, done.stdout)
     except ValueError as error:
         raise CaHpcError(f"{path}: {DESCRIPTION} in it is damaged", hint=_BUILD) from error
     return ImageInfo(path, sha256_file(path), path.stat().st_size, contents, origin)
@@ -150,7 +150,7 @@ def describe_image(path: Path, *, origin: Origin | None, run: Run) -> ImageInfo:
 
 def write_record(image: ImageInfo) -> None:
     """Write the record beside the image; by name, since the two may be moved together."""
-    atomic.write_text(record_path(image.path), dump(replace(image, path=Path(image.path.name))))
+    atomic.write_text(record_path(image.path), encode(replace(image, path=Path(image.path.name))))
 
 
 def record_path(image: Path) -> Path:

@@ -22,15 +22,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ca_hpc.core.door import dump, load
+from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.model import Workflow
-from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Attempt, Cases, Pins, Result, Submission
-from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.store import atomic
+
+if TYPE_CHECKING:  # with pydantic behind them: a worker starts without
+    from ca_hpc.core.profile import Cluster, Model
+    from ca_hpc.core.spec import FinetuneSpec
 
 T = TypeVar("T")
 _ATTEMPT = re.compile(r"^(\d{4})-")
@@ -55,17 +57,17 @@ class RunFolder:
                     continue
                 return cls(folder)
         except OSError as error:
-            raise CaHpcError(
-                f"cannot make a run folder in {parent}: {error.strerror}",
-                hint="choose a folder that you may write to: --output FOLDER",
-            ) from error
+            raise _not_writable(parent, error) from error
         raise CaHpcError(f"{parent} is full of runs named {name}", hint="choose another name")
 
     @classmethod
     def next_path(cls, parent: Path, name: str) -> Path:
         """The folder that ``create`` would make now."""
         numbers = (parent / f"{name}-{number:03d}" for number in range(1, 10_000))
-        return next(path for path in numbers if not path.exists())
+        try:
+            return next(path for path in numbers if not path.exists())
+        except OSError as error:
+            raise _not_writable(parent, error) from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -86,28 +88,52 @@ class RunFolder:
 
     def write(self, name: str, record: object) -> None:
         """Write a record as JSON."""
+        self._write_text(name, encode(record))
+
+    def write_spec(self, name: str, spec: FinetuneSpec | Cluster | Model) -> None:
+        """Write what a person has written, as resolved, with its units."""
+        from ca_hpc.core import door
+
+        self._write_text(name, door.dump(spec))
+
+    def _write_text(self, name: str, text: str) -> None:
         path = self.file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(path, dump(record))
+        atomic.write_text(path, text)
 
     def _read(self, kind: type[T], name: str) -> T:
         try:
-            return load(kind, self.file(name).read_text())
+            return decode(kind, self.file(name).read_text())
         except (OSError, ValueError) as error:
-            raise CaHpcError(
-                f"{self.file(name)} cannot be read: {error}",
-                hint="this run's record is damaged; submit the job again",
-            ) from error
+            raise self._damaged(name, error) from error
+
+    def _read_spec(self, kind: type[T], name: str) -> T:
+        from ca_hpc.core import door
+
+        try:
+            return door.load(kind, self.file(name).read_text())
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> CaHpcError:
+        return CaHpcError(
+            f"{self.file(name)} cannot be read: {error}",
+            hint="this run's record is damaged; submit the job again",
+        )
 
     @property
     def spec(self) -> FinetuneSpec:
         """The spec as resolved: paths absolute, defaults filled in."""
-        return self._read(FinetuneSpec, "spec.json")
+        from ca_hpc.core.spec import FinetuneSpec
+
+        return self._read_spec(FinetuneSpec, "spec.json")
 
     @property
     def cluster(self) -> Cluster:
         """The profile of the cluster that the run was submitted to."""
-        return self._read(Cluster, "cluster.json")
+        from ca_hpc.core.profile import Cluster
+
+        return self._read_spec(Cluster, "cluster.json")
 
     @property
     def workflow(self) -> Workflow:
@@ -129,7 +155,9 @@ class RunFolder:
         """The model profile as it was at submission; None when the checkpoint describes itself."""
         if not self.file("model.json").is_file():
             return None
-        return self._read(Model, "model.json")
+        from ca_hpc.core.profile import Model
+
+        return self._read_spec(Model, "model.json")
 
     @property
     def arm_plans(self) -> Mapping[str, str]:
@@ -200,3 +228,10 @@ class RunFolder:
         """Published folds of an arm: (fold, folder)."""
         for folder in sorted(self.results(arm).glob("*/*__*__*/fold_*")):
             yield folder.name.removeprefix("fold_"), folder
+
+
+def _not_writable(parent: Path, error: OSError) -> CaHpcError:
+    return CaHpcError(
+        f"cannot make a run folder in {parent}: {error.strerror}",
+        hint="choose a folder that you may write to: --output FOLDER",
+    )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ca_hpc.core.model import Command, Element, Resources, Runtime, Stage, Task, Workflow
 from ca_hpc.core.render import render
 
-words = st.text(st.characters(blacklist_characters="\n\r\x00", blacklist_categories=("Cs",)))
+words = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x00"))
 
 
 @given(st.lists(words, min_size=1, max_size=5))

@@ -48,7 +48,10 @@ def ended(state: TaskState) -> Result:
         (S.PREEMPTED, S.PENDING, True, S.PENDING),
         # the result knows more than the element's end
         (S.FAILED, S.COMPLETED, True, S.FAILED),
-        (S.PREEMPTED, S.CANCELLED, True, S.PREEMPTED),
+        # what a cancelled task left, killed or saved, is no failure of its own
+        (S.PREEMPTED, S.CANCELLED, True, S.CANCELLED),
+        (S.FAILED, S.CANCELLED, True, S.CANCELLED),
+        (S.COMPLETED, S.CANCELLED, True, S.COMPLETED),
         (S.FAILED, S.UNKNOWN, True, S.FAILED),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.eulerangles import euler2mat
 from numpy.typing import NDArray
 
 from ca_hpc.core.record import Case
@@ -119,7 +120,7 @@ def test_every_voxel_keeps_its_place_in_the_world(
 
 def test_image_and_label_have_the_same_header_to_the_bit(folder: Path, convert: Convert) -> None:
     tilted = affine("PIR")
-    tilted[:3, :3] = nib.eulerangles.euler2mat(0.1, -0.2, 0.05) @ tilted[:3, :3]
+    tilted[:3, :3] = euler2mat(0.1, -0.2, 0.05) @ tilted[:3, :3]
     convert(image_affine=tilted, label_affine=tilted + 1e-7)
     image = written(folder, "images/c_0000.nii.gz")
     label = written(folder, "labels/c.nii.gz")

@@ -33,9 +33,7 @@ HOSTILE = {
 }
 PLAIN = {"PATH": "/usr/bin", "HOME": "/home/me", "USER": "me", "LOGNAME": "me"}
 
-paths = st.text(
-    st.characters(blacklist_characters="\x00", blacklist_categories=("Cs",)), min_size=1
-)
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1)
 
 
 def wrapped(

@@ -1,0 +1,199 @@
+"""From a run folder to the content of its report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ca_hpc.core import door
+from ca_hpc.core.expand import expand
+from ca_hpc.core.model import ImagePin, Runtime, TaskState
+from ca_hpc.core.profile import Cluster
+from ca_hpc.core.record import Case, Cases, Pins, Result, WeightsPin
+from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.report.gather import gather
+from ca_hpc.report.model import CaseScore, ReportContent
+from ca_hpc.report.scores import write_scores
+from ca_hpc.store.run_folder import RunFolder
+
+SPEC = """\
+kind: finetune
+name: neck
+cluster: lab
+data: [{type: bids, path: /data, label_suffix: _seg}]
+weights: /model.pth
+splits: {folds: 2}
+training: {epochs: 3}
+"""
+PEOPLE = ("anna", "ben")
+DICE = {"finetune": (0.9, 0.8), "scratch": (0.6, 0.7)}
+MODEL = "Dataset501_neck/nnUNetTrainer__nnUNetPlans__3d_fullres"
+
+
+def cord(*, shift: int = 0) -> nib.Nifti1Image:
+    mask = np.zeros((16, 24, 12), dtype=np.uint8)
+    mask[6:10, 8 + shift : 14 + shift, :] = 1
+    return nib.Nifti1Image(mask, np.diag([-1.0, 1.0, 1.0, 1.0]))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run of two arms and two folds that has been submitted."""
+    run = RunFolder.create(tmp_path, "neck")
+    spec = door.read(FinetuneSpec, SPEC, file="job.yaml")
+    cluster = door.read(Cluster, "name: lab\n", file="lab.yaml")
+    image = ImagePin("/neck.sif", "ab" * 32)
+    flow = expand(
+        spec,
+        cluster,
+        run_folder=str(run.path),
+        runtime=Runtime("apptainer", "python3", image),
+        node_python="python3",
+        mounts=(),
+    )
+    cases = tuple(
+        Case(f"s1-{who}", "s1", (f"/{who}.nii.gz",), f"/{who}-seg.nii.gz", who, who, None, "T2w")
+        for who in PEOPLE
+    )
+    run.write_spec("spec.json", spec)
+    run.write_spec("cluster.json", cluster)
+    run.write("cases.json", Cases("Dataset501_neck", {"cord": 1}, cases))
+    pins = Pins("0.1.0", "token", "2025-01-01T00:00:00", WeightsPin("/model.pth", "cd" * 32))
+    run.write("pins.json", pins)
+    run.write("workflow.json", flow)
+    for who in PEOPLE:
+        for folder, name in (("imagesTr", f"s1-{who}_0000"), ("labelsTr", f"s1-{who}")):
+            target = run.raw / "Dataset501_neck" / folder
+            target.mkdir(parents=True, exist_ok=True)
+            nib.save(cord(), target / f"{name}.nii.gz")
+    return run
+
+
+def publish(run: RunFolder, *, arms: tuple[str, ...] = ("finetune", "scratch")) -> None:
+    """Folds with a prediction each, and their scores: fold 0 holds out anna, fold 1 ben."""
+    scores = []
+    for arm in arms:
+        for fold, (who, dice) in enumerate(zip(PEOPLE, DICE[arm], strict=True)):
+            folder = run.results(arm) / MODEL / f"fold_{fold}" / "validation"
+            folder.mkdir(parents=True)
+            nib.save(cord(shift=fold), folder / f"s1-{who}.nii.gz")
+            scores.append(
+                CaseScore(
+                    arm, fold, f"s1-{who}", who, None, "T2w", "s1", "cord", dice, dice, dice, 0
+                )
+            )
+    write_scores(scores, run.path)
+
+
+def gathered(run: RunFolder) -> ReportContent:
+    return gather(run, created="2025-01-02T00:00:00")
+
+
+def test_a_run_that_has_finished_nothing_still_has_a_report(run: RunFolder) -> None:
+    found = gathered(run)
+    assert found.summary == ("No fold has finished, so that there is nothing to compare.",)
+    assert (found.run_name, found.arms, found.folds) == (
+        "neck-001",
+        ("finetune", "scratch"),
+        (0, 1),
+    )
+    assert (found.scores, found.curves, found.overlays) == ((), (), ())
+    assert {row.state for row in found.tasks} == {"UNKNOWN"}
+
+
+def test_the_summary_names_the_better_arm_and_the_difference_by_person(run: RunFolder) -> None:
+    publish(run)
+    assert gathered(run).summary == (
+        "finetune is the arm with the highest mean Dice, 0.850 over 2 people.",
+        "Against scratch that is +0.200 on average, and higher for 2 of 2 people.",
+    )
+
+
+def test_the_summary_says_so_when_the_weights_brought_nothing(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DICE, "scratch", (0.95, 0.95))
+    publish(run)
+    assert gathered(run).summary[-1] == (
+        "Training from scratch did better here: the pretrained weights brought no gain."
+    )
+
+
+def test_folds_that_are_missing_are_counted(run: RunFolder) -> None:
+    publish(run, arms=("finetune",))
+    assert gathered(run).summary == (
+        "finetune is the arm with the highest mean Dice, 0.850 over 2 people.",
+        "2 folds are missing: see the table of tasks.",
+    )
+
+
+def test_every_arm_has_pictures_of_its_cases(run: RunFolder) -> None:
+    publish(run)
+    overlays = gathered(run).overlays
+    assert {overlay.arm for overlay in overlays} == {"finetune", "scratch"}
+    assert all(overlay.png.startswith(b"\x89PNG") for overlay in overlays)
+    dice = {o.dice for o in overlays if o.arm == "scratch"}
+    assert {min(dice), max(dice)} == {0.6, 0.7}
+
+
+def epoch(number: int, loss: float, *, dice: float | None = 0.5) -> str:
+    event = {"event": "epoch", "epoch": number, "epochs": 3, "train_loss": loss, "val_loss": loss}
+    return json.dumps({**event, "pseudo_dice": dice}) + "\n"
+
+
+def test_a_curve_goes_over_attempts_and_the_last_to_train_an_epoch_counts(run: RunFolder) -> None:
+    task = "train-finetune-fold0"
+    for restart, lines in enumerate(
+        [
+            epoch(0, 3.0, dice=None) + epoch(1, 2.0) + '{"event": "epoch", "epo',
+            '{"event": "case", "done": 1}\n' + epoch(1, 2.5) + epoch(2, 1.5),
+        ]
+    ):
+        _, attempt = run.new_attempt(task, job="101_0", restart=restart)
+        (attempt / "progress.jsonl").write_text(lines)
+    (curve,) = gathered(run).curves
+    assert (curve.arm, curve.fold, curve.epochs) == ("finetune", 0, (0, 1, 2))
+    assert curve.train_loss == (3.0, 2.5, 1.5)
+    assert isnan(curve.pseudo_dice[0])
+    assert curve.pseudo_dice[1:] == (0.5, 0.5)
+
+
+def test_tasks_are_shown_with_their_last_result_but_for_the_report_itself(run: RunFolder) -> None:
+    task = "train-scratch-fold1"
+    for restart in range(2):
+        _, attempt = run.new_attempt(task, job="101_3", restart=restart)
+    result = Result(
+        task, attempt.name, TaskState.FAILED, 1, "t0", "t1", 61.0, "node3", "killed by SIGKILL"
+    )
+    run.write(f"tasks/{task}/result.json", result)
+    rows = {row.task: row for row in gathered(run).tasks}
+    assert "report" not in rows
+    assert list(rows)[:2] == ["prepare", "preprocess"]
+    row = rows[task]
+    assert (row.state, row.attempts, row.node, row.seconds, row.cause) == (
+        "FAILED", 2, "node3", 61.0, "killed by SIGKILL"
+    )  # fmt: skip
+
+
+def test_the_facts_say_what_ran_on_what(run: RunFolder) -> None:
+    facts = dict(gathered(run).facts)
+    assert facts["image"] == "sha256:" + "ab" * 32
+    assert facts["weights"] == "sha256:" + "cd" * 32
+    assert facts["data"] == "2 images of 2 people"
+    assert facts["splits"] == "2 folds by person, seed 12345"
+    assert facts["training"] == "3 epochs of 250 iterations, seed 0, nnUNetTrainer"
+    assert facts["task time"] == "00:00:00"
+
+
+def test_a_run_without_image_and_weights_says_none(run: RunFolder) -> None:
+    run.write("pins.json", replace(run.pins, weights=None))
+    run.write("workflow.json", replace(run.workflow, runtime=Runtime("none", "python3")))
+    facts = dict(gathered(run).facts)
+    assert facts["weights"] == "none"
+    assert facts["image"].startswith("none")

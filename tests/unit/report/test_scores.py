@@ -1,0 +1,70 @@
+"""Scores as files: what was written comes back, also what is undefined."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict
+from math import isnan, nan
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ca_hpc.report.model import CaseScore
+from ca_hpc.report.scores import read_scores, write_scores
+
+SCORE = CaseScore(
+    arm="finetune",
+    fold=0,
+    case="s1-sub-01-T2w",
+    person="sub-01",
+    session=None,
+    contrast="T2w",
+    source="s1",
+    label="cord",
+    dice=0.9,
+    precision=nan,
+    sensitivity=1.0,
+    relative_volume_difference=-0.25,
+)
+
+
+def same(one: CaseScore, other: CaseScore) -> bool:
+    pairs = zip(asdict(one).values(), asdict(other).values(), strict=True)
+    return all(a == b or (a != a and b != b) for a, b in pairs)
+
+
+def test_scores_come_back_as_they_were(tmp_path: Path) -> None:
+    write_scores([SCORE], tmp_path)
+    (found,) = read_scores(tmp_path)
+    assert same(found, SCORE)
+    assert found.session is None
+    assert isnan(found.precision)
+
+
+@given(dice=st.floats(0, 1) | st.just(nan), fold=st.integers(0, 9) | st.just("all"))
+def test_numbers_come_back_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, dice: float, fold: int | str
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    score = CaseScore(**{**asdict(SCORE), "dice": dice, "fold": fold})
+    write_scores([score], folder)
+    (found,) = read_scores(folder)
+    assert same(found, score)
+
+
+def test_what_is_undefined_is_null_for_programs_and_empty_for_people(tmp_path: Path) -> None:
+    write_scores([SCORE], tmp_path)
+    text = (tmp_path / "evaluation/scores.json").read_text()
+    (row,) = json.loads(text, parse_constant=lambda word: f"not JSON: {word}")
+    assert row["precision"] is None
+    with (tmp_path / "evaluation/scores.csv").open(newline="") as stream:
+        (line,) = csv.DictReader(stream)
+    assert (line["precision"], line["dice"], line["session"]) == ("", "0.9", "")
+    assert list(line) == list(asdict(SCORE))
+
+
+def test_before_the_evaluation_there_are_no_scores(tmp_path: Path) -> None:
+    assert read_scores(tmp_path) == ()

@@ -1,0 +1,352 @@
+"""The command line: what it prints, and what the shell sees."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ca_hpc import cli
+from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, TaskState, Workflow
+from ca_hpc.core.record import Result, Submission
+from ca_hpc.store.run_folder import RunFolder
+
+JOB = """\
+kind: finetune
+name: neck
+cluster: local
+runtime: none
+data: [{type: bids, path: bids, label_suffix: _seg}]
+weights: model.pth
+model: demo
+splits: {folds: 2}
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    code: object
+    out: str
+    err: str
+
+
+Call = Callable[..., Shown]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """``call("status", "RUN")`` in the folder of the test, with no program on PATH."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments: str) -> Shown:
+        monkeypatch.setattr(sys, "argv", ["ca-hpc", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Shown(ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job whose files are there, as names: three people, two of whom have a label."""
+    folder = tmp_path / "jobs"
+    for person in ("01", "02", "03"):
+        image = folder / f"bids/sub-{person}/anat/sub-{person}_T2w.nii.gz"
+        image.parent.mkdir(parents=True)
+        image.touch()
+        if person != "03":
+            label = folder / f"bids/derivatives/labels/sub-{person}/anat"
+            label.mkdir(parents=True)
+            (label / f"sub-{person}_T2w_seg.nii.gz").touch()
+    (folder / "model.pth").write_bytes(b"weights")
+    (folder / "job.yaml").write_text(JOB)
+    return folder / "job.yaml"
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if "cache" not in path.parts)
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def test_a_valid_job_is_told_in_one_line(call: Call, job: Path) -> None:
+    shown = call("validate", str(job))
+    assert shown == Shown(
+        0, f"{job} is valid: 2 images of 2 people, 5 stages, 8 tasks on local\n", ""
+    )
+
+
+def test_a_wrong_job_ends_with_2_and_all_problems_on_stderr(call: Call, job: Path) -> None:
+    job.write_text(JOB + "training: {epochs: 0}\nlables: {}\n")
+    shown = call("submit", str(job))
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err.splitlines() == [
+        f"error: 2 problems in {job}",
+        f"{job}:9:12: training.epochs: should be greater than or equal to 1",
+        f"{job}:10:1: unknown key lables; did you mean labels?",
+        f"hint: correct the file, then: ca-hpc validate {job}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "No such file or directory"), (b"name: \xff\n", "is not UTF-8 text")],
+)
+def test_a_job_file_that_cannot_be_read_is_told_as_such(
+    call: Call, job: Path, content: bytes | None, told: str
+) -> None:
+    job.unlink()
+    if content is not None:
+        job.write_bytes(content)
+    shown = call("validate", str(job))
+    assert shown.code == 2
+    assert shown.err.startswith(f"error: {job}: {told}\nhint: ")
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [("model.pth", "model.pth do not exist"), ("bids", "bids does not exist")],
+)
+def test_a_job_whose_files_are_not_there_is_not_valid(
+    call: Call, job: Path, missing: str, told: str
+) -> None:
+    (job.parent / missing).rename(job.parent / "gone")
+    shown = call("validate", str(job))
+    assert shown.code == 2
+    assert told in shown.err
+
+
+def test_too_few_people_are_found_before_anything_is_queued(call: Call, job: Path) -> None:
+    job.write_text(JOB.replace("folds: 2", "folds: 3"))
+    shown = call("submit", str(job))
+    assert shown.code == 2
+    assert "3 folds need at least 3 people" in shown.err
+    assert not Path("ca-hpc-runs").exists()
+
+
+def test_a_dry_run_shows_every_command_and_writes_nothing(
+    call: Call, job: Path, tmp_path: Path
+) -> None:
+    before = files_below(tmp_path)
+    shown = call("submit", "-n", str(job))
+    assert (shown.code, shown.err) == (0, "")
+    assert files_below(tmp_path) == before
+    assert shown.out.count("-m ca_hpc.steps.train ") == 4
+    # the folder of the weights holds the data too: one mount for both
+    assert f"mount       {job.parent} (read only)\n" in shown.out
+    assert call("submit", "--dry-run", str(job)).out == shown.out
+
+
+def test_a_dry_run_before_the_files_are_there_shows_what_it_can_and_fails(
+    call: Call, job: Path
+) -> None:
+    (job.parent / "bids").rename(job.parent / "gone")
+    shown = call("submit", "-n", str(job))
+    assert shown.code == 2
+    assert "-m ca_hpc.steps.train " in shown.out
+    assert "bids does not exist" in shown.err
+
+
+def test_paths_in_the_file_count_from_it_and_paths_on_the_line_from_here(
+    call: Call, job: Path
+) -> None:
+    Path("other.pth").write_bytes(b"other")
+    shown = call("submit", "-n", str(job), "--weights", "other.pth", "-o", "runs")
+    assert shown.code == 0
+    assert f"run folder  {Path.cwd()}/runs/neck-001\n" in shown.out
+    assert f"mount       {Path.cwd()} (read only)\n" in shown.out
+    assert f"mount       {job.parent}/bids (read only)\n" in shown.out
+
+
+def test_without_sbatch_nothing_is_submitted_or_written(
+    call: Call, job: Path, tmp_path: Path
+) -> None:
+    before = files_below(tmp_path)
+    shown = call("submit", str(job), "--cluster", "lab")
+    assert shown.code == 4
+    assert "sbatch is not on PATH" in shown.err
+    assert files_below(tmp_path) == before
+
+
+def test_a_cluster_that_runs_images_wants_one_named(call: Call, job: Path) -> None:
+    job.write_text(JOB.replace("runtime: none\n", ""))
+    shown = call("validate", str(job), "--cluster", "lab")
+    assert shown.code == 2
+    assert "cluster lab runs tasks in an image, but the job names none" in shown.err
+
+
+@pytest.mark.parametrize("arguments", [("submitt",), ("submit",), ("submit", "--nope", "x")])
+def test_a_wrong_command_line_ends_with_2(call: Call, arguments: tuple[str, ...]) -> None:
+    shown = call(*arguments)
+    assert shown.code == 2
+    assert shown.err
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run on SLURM: prepare is done, one fold failed, the other was submitted."""
+    run = RunFolder.create(tmp_path / "runs", "neck")
+    resources = Resources(60, 1, 1024)
+    folds = ("train-a-fold0", "train-a-fold1")
+    stages = (
+        Stage("prepare", (Element("prepare.0", (Task("prepare", "m"),)),), resources, {}, 1),
+        Stage(
+            "train",
+            tuple(Element(f"train.{i}", (Task(task, "m"),)) for i, task in enumerate(folds)),
+            resources,
+            {},
+            at_once=2,
+            after="prepare",
+        ),
+    )
+    run.write(
+        "workflow.json",
+        Workflow(
+            str(run.path),
+            "slurm",
+            "python3",
+            None,
+            (),
+            Runtime("none", "python3"),
+            (),
+            None,
+            stages,
+        ),
+    )
+    run.write("submissions/prepare.json", Submission("prepare", "n", {"prepare.0": "100"}))
+    ids = {"train.0": "101_0", "train.1": "101_1"}
+    run.write("submissions/train.json", Submission("train", "n", ids))
+    end(run, "prepare", TaskState.COMPLETED)
+    end(run, folds[0], TaskState.FAILED, cause="no space left", hint="free some")
+    return run
+
+
+def end(
+    run: RunFolder,
+    task: str,
+    state: TaskState,
+    *,
+    cause: str | None = None,
+    hint: str | None = None,
+) -> None:
+    _, attempt = run.new_attempt(task, job="101", restart=0)
+    (attempt / "log.txt").write_text(f"log of {task}\n")
+    code = 0 if state is TaskState.COMPLETED else 1
+    result = Result(task, attempt.name, state, code, "t0", "t1", 61, "node1", cause, hint)
+    run.write(f"tasks/{task}/result.json", result)
+
+
+def test_a_status_without_a_scheduler_shows_the_results_that_there_are(
+    call: Call, run: RunFolder
+) -> None:
+    shown = call("status", str(run.path))
+    assert shown.code == 1
+    rows = {line.split()[0]: line.split()[1] for line in shown.out.splitlines() if line.strip()}
+    assert rows["prepare"] == "COMPLETED"
+    assert rows["train-a-fold0"] == "FAILED"
+    assert rows["train-a-fold1"] == "UNKNOWN"  # nobody could be asked: not failed
+    assert "no space left" in shown.out
+    assert "hint: free some" in shown.out
+    assert "the scheduler could not be asked" in shown.out
+
+
+def test_a_status_as_json_is_for_programs(call: Call, run: RunFolder) -> None:
+    shown = call("status", "--json", str(run.path))
+    told = json.loads(shown.out)
+    tasks = {task["task"]: task for task in told["tasks"]}
+    assert told["ended"] is False
+    assert tasks["train-a-fold0"]["state"] == "FAILED"
+    assert tasks["train-a-fold0"]["cause"] == "no space left"
+    assert tasks["train-a-fold1"]["job"] == "101_1"
+    assert tasks["prepare"]["seconds"] == 61
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ((TaskState.COMPLETED, TaskState.COMPLETED), 0),
+        ((TaskState.COMPLETED, TaskState.FAILED), 5),
+        ((TaskState.OUT_OF_MEMORY, TaskState.FAILED), 1),
+    ],
+)
+def test_the_exit_code_tells_all_done_some_lost_or_all_lost(
+    call: Call, run: RunFolder, states: tuple[TaskState, TaskState], code: int
+) -> None:
+    for fold, state in enumerate(states):
+        end(run, f"train-a-fold{fold}", state)
+    assert call("status", str(run.path)).code == code
+
+
+def test_a_folder_that_is_no_run_is_refused(call: Call, tmp_path: Path) -> None:
+    for command in ("status", "logs", "cancel"):
+        shown = call(command, str(tmp_path))
+        assert shown.code == 2
+        assert f"{tmp_path} is not a run folder" in shown.err
+
+
+def test_logs_without_a_task_are_those_of_what_failed(call: Call, run: RunFolder) -> None:
+    shown = call("logs", str(run.path))
+    assert shown.out == "== train-a-fold0: FAILED: no space left\nlog of train-a-fold0\n"
+
+
+def test_logs_of_a_task_are_its_newest_attempts(call: Call, run: RunFolder) -> None:
+    end(run, "prepare", TaskState.COMPLETED)
+    (run.attempts("prepare")[-1] / "log.txt").write_text("the second\n")
+    assert call("logs", str(run.path), "prepare").out == "the second\n"
+
+
+def test_logs_of_a_task_that_never_started_are_its_elements(call: Call, run: RunFolder) -> None:
+    shown = call("logs", str(run.path), "train-a-fold1")
+    assert shown.code == 2
+    assert "train-a-fold1 has no log yet" in shown.err
+    folder = run.file("submitit", "train")
+    folder.mkdir(parents=True)
+    (folder / "101_1_0_log.out").write_text("slurmstepd: error\n")
+    assert call("logs", str(run.path), "train-a-fold1").out == "slurmstepd: error\n"
+
+
+def test_a_task_that_does_not_exist_is_refused_with_those_that_do(
+    call: Call, run: RunFolder
+) -> None:
+    shown = call("logs", str(run.path), "train")
+    assert shown.code == 2
+    assert "hint: tasks: prepare, train-a-fold0, train-a-fold1" in shown.err
+
+
+def test_a_cancel_without_a_scheduler_ends_with_4(call: Call, run: RunFolder) -> None:
+    assert call("cancel", str(run.path)).code == 4
+
+
+# --- the program itself --------------------------------------------------------------------------
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    heavy = "{'torch', 'nnunetv2', 'nibabel', 'numpy', 'pydantic', 'submitit', 'rich.table'}"
+    code = f"import ca_hpc.cli, sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_help_names_every_command(call: Call) -> None:
+    shown = call("--help")
+    assert shown.code == 0
+    for command in ("validate", "submit", "status", "logs", "cancel", "demo", "image"):
+        assert command in shown.out

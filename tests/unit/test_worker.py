@@ -1,0 +1,467 @@
+"""The worker: real processes in a real run folder. The tasks' Python is a script of the test.
+
+The script drops ``-I -u -m MODULE`` and runs the task's first argument as a line of shell; what the
+worker adds behind it (``--attempt FOLDER …``) are that line's ``$1 $2 …``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from ca_hpc.core.model import (
+    INTERRUPTED_STATUS,
+    Element,
+    ImagePin,
+    Resources,
+    Runtime,
+    Stage,
+    Task,
+    TaskState,
+    Workflow,
+)
+from ca_hpc.core.record import Result
+from ca_hpc.errors import TaskFailed
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.worker import ElementCall, Execution, Node
+
+SCRIPT = """#!/bin/sh
+shift 4
+line=$1
+shift
+eval "$line"
+"""
+WAIT_S = 20.0
+# A step that saves when asked to and says that there is more to do.
+SAVES = 'trap \'touch "$2/saved"; exit 85\' TERM; touch "$2/ready"; while :; do sleep 0.02; done'
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run folder whose only stage has one element with these tasks, and the node it runs on."""
+
+    run: RunFolder
+    node: Node
+
+    def execution(self) -> Execution:
+        return Execution(self.run, self.node)
+
+    def result(self, task: str) -> Result:
+        found = self.run.result(task)
+        assert found is not None
+        return found
+
+    def newest(self, task: str, name: str) -> Path:
+        """A file of the task's newest attempt, once it is there."""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            attempts = self.run.attempts(task)
+            if attempts and (attempts[-1] / name).exists():
+                return attempts[-1] / name
+            time.sleep(0.02)
+        raise AssertionError(f"{task} did not write {name}")
+
+    def output(self, task: str) -> str:
+        return (self.run.attempts(task)[-1] / "log.txt").read_text()
+
+
+Elements = Callable[..., Place]
+
+
+@pytest.fixture
+def element(tmp_path: Path) -> Elements:
+    """``element(a="exit 0", b="exit 1", slots=2)``: tasks by name, as lines of shell."""
+    python = tmp_path / "python"
+    python.write_text(SCRIPT)
+    python.chmod(0o755)
+
+    def make(
+        *,
+        slots: int = 1,
+        gpus: int = 0,
+        environment: dict[str, str] | None = None,
+        runtime: Runtime | None = None,
+        node_local: str | None = None,
+        **lines: str,
+    ) -> Place:
+        run = RunFolder.create(tmp_path / "runs", "neck")
+        tasks = tuple(Task(name, "module", (line,)) for name, line in lines.items())
+        stage = Stage(
+            "only",
+            (Element("only.0", tasks, slots=slots),),
+            Resources(60, cpus=4, memory_mib=1024, gpus=gpus),
+            {},
+            at_once=1,
+        )
+        run.write(
+            "workflow.json",
+            Workflow(
+                run_folder=str(run.path),
+                executor="local",
+                node_python=sys.executable,
+                node_local=node_local,
+                setup=(),
+                runtime=runtime or Runtime("none", str(python)),
+                mounts=(),
+                threads=None,
+                stages=(stage,),
+            ),
+        )
+        given = {"PATH": os.environ["PATH"]} | (environment or {})
+        return Place(run, Node(given, "host1", lambda: datetime.now(timezone.utc)))
+
+    return make
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[[Callable[[], object]], threading.Thread]]:
+    """Run something in a thread; the test fails if it is still there at the end."""
+    threads = []
+
+    def start(work: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        threads.append(thread)
+        return thread
+
+    yield start
+    for thread in threads:
+        thread.join(timeout=WAIT_S)
+        assert not thread.is_alive()
+
+
+# --- how a task ends -----------------------------------------------------------------------------
+
+
+def test_a_task_that_succeeds_leaves_its_log_attempt_and_result(element: Elements) -> None:
+    place = element(a='echo "hello from $2"')
+    clock = iter(
+        datetime(2025, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=90 * i) for i in (0, 1)
+    )
+    execution = Execution(place.run, replace(place.node, now=lambda: next(clock)))
+    assert execution.run("only.0") == {"a": "COMPLETED"}
+    (attempt,) = place.run.attempts("a")
+    assert (attempt / "log.txt").read_text() == f"hello from {attempt}\n"
+    assert place.result("a") == Result(
+        task="a",
+        attempt="0001-local-r0",
+        state=TaskState.COMPLETED,
+        exit_code=0,
+        started="2025-01-01T00:00:00+00:00",
+        ended="2025-01-01T00:01:30+00:00",
+        seconds=90.0,
+        host="host1",
+    )
+    assert json.loads((attempt / "result.json").read_text())["state"] == "COMPLETED"
+    record = place.run.attempt_record(attempt)
+    assert record.argv[1:5] == ("-I", "-u", "-m", "module")
+    assert (record.number, record.job, record.host) == (1, "local", "host1")
+
+
+def test_what_a_step_says_about_its_failure_is_the_cause(element: Elements) -> None:
+    told = '{"message": "the label is empty", "hint": "repair it"}'
+    place = element(a=f"echo '{told}' > \"$2/error.json\"; exit 2")
+    with pytest.raises(TaskFailed, match=r"1 of 1 tasks of only\.0 did not complete: a"):
+        place.execution().run("only.0")
+    result = place.result("a")
+    assert (result.state, result.exit_code) == (TaskState.FAILED, 2)
+    assert (result.cause, result.hint) == ("the label is empty", "repair it")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "cause"),
+    [
+        ("echo first; echo last words; echo; exit 3", 3, "exit status 3: last words"),
+        ("exit 3", 3, "exit status 3: empty log"),
+        ("kill -9 $$", -9, "killed by SIGKILL"),
+        ("kill -SEGV $$", -11, "killed by SIGSEGV"),
+        ("exit 137", 137, "killed by SIGKILL"),  # as a container's runtime passes it on
+        ('echo "{" > "$2/error.json"; exit 1', 1, "exit status 1: empty log"),
+        ("exit 255", 255, "exit status 255: empty log"),
+    ],
+)
+def test_a_step_that_says_nothing_is_judged_by_its_status_and_last_line(
+    element: Elements, line: str, status: int, cause: str
+) -> None:
+    place = element(a=line)
+    with pytest.raises(TaskFailed):
+        place.execution().run("only.0")
+    result = place.result("a")
+    assert (result.state, result.exit_code, result.cause) == (TaskState.FAILED, status, cause)
+
+
+def test_an_interrupted_task_is_preempted_and_goes_on_as_a_further_attempt(
+    element: Elements,
+) -> None:
+    place = element(a=f'[ -e "$2/../0001-7-r0/seen" ] || {{ touch "$2/seen"; exit '
+                      f'{INTERRUPTED_STATUS}; }}', environment={"SLURM_JOB_ID": "7"})  # fmt: skip
+    with pytest.raises(TaskFailed):
+        place.execution().run("only.0")
+    assert place.result("a").state is TaskState.PREEMPTED
+    requeued = replace(
+        place.node, environment={**place.node.environment, "SLURM_RESTART_COUNT": "1"}
+    )
+    assert Execution(place.run, requeued).run("only.0") == {"a": "COMPLETED"}
+    assert [path.name for path in place.run.attempts("a")] == ["0001-7-r0", "0002-7-r1"]
+    assert place.result("a").attempt == "0002-7-r1"
+
+
+def test_a_completed_task_is_not_run_again(element: Elements) -> None:
+    place = element(a="exit 0", b='[ -e "$2/../0001-local-r0/x" ] || { touch "$2/x"; exit 1; }')
+    with pytest.raises(TaskFailed):
+        place.execution().run("only.0")
+    assert place.execution().run("only.0") == {"a": "COMPLETED", "b": "COMPLETED"}
+    assert [len(place.run.attempts(task)) for task in ("a", "b")] == [1, 2]
+
+
+def test_a_python_that_does_not_exist_is_the_cause(element: Elements) -> None:
+    place = element(a="exit 0", runtime=Runtime("none", "/nonexistent/python"))
+    with pytest.raises(TaskFailed):
+        place.execution().run("only.0")
+    assert str(place.result("a").cause).startswith("/nonexistent/python: No such file")
+
+
+def test_a_work_folder_that_cannot_be_made_fails_the_task_and_not_silently(
+    element: Elements,
+) -> None:
+    place = element(a="exit 0", node_local="/proc")
+    with pytest.raises(TaskFailed, match="1 of 1 tasks"):
+        place.execution().run("only.0")
+    assert str(place.result("a").cause).startswith("could not be started: ")
+
+
+def test_an_image_that_is_not_the_recorded_one_is_not_started(
+    element: Elements, tmp_path: Path
+) -> None:
+    image = tmp_path / "neck.sif"
+    image.write_bytes(b"another image")
+    started = tmp_path / "started"
+    apptainer = tmp_path / "apptainer"
+    apptainer.write_text(f"#!/bin/sh\ntouch {started}\n")
+    apptainer.chmod(0o755)
+    pin = ImagePin(str(image), "0" * 64)
+    place = element(a="exit 0", runtime=Runtime("apptainer", "python3", pin, str(apptainer)))
+    with pytest.raises(TaskFailed):
+        place.execution().run("only.0")
+    assert place.result("a").exit_code == 3
+    assert "0" * 64 in str(place.result("a").cause)
+    assert not started.exists()
+
+
+# --- slots ---------------------------------------------------------------------------------------
+
+
+def meets(own: str, other: str, *, where: Path) -> str:
+    """A line that ends only when the task ``other`` has started too."""
+    wait = f"while [ ! -e {where}/{other} ]; do sleep 0.02; n=$((n+1)); [ $n -lt 900 ]"
+    return f"touch {where}/{own}; n=0; {wait} || exit 1; done"
+
+
+def test_tasks_in_slots_run_at_the_same_time(element: Elements, tmp_path: Path) -> None:
+    place = element(slots=2, a=meets("a", "b", where=tmp_path), b=meets("b", "a", where=tmp_path))
+    assert place.execution().run("only.0") == {"a": "COMPLETED", "b": "COMPLETED"}
+
+
+def test_more_tasks_than_slots_take_turns_and_a_failure_does_not_stop_the_others(
+    element: Elements,
+) -> None:
+    place = element(slots=2, a="exit 1", b="exit 0", c="exit 0", d="exit 0")
+    with pytest.raises(TaskFailed, match="1 of 4 tasks"):
+        place.execution().run("only.0")
+    assert [place.result(task).exit_code for task in "abcd"] == [1, 0, 0, 0]
+
+
+def test_with_one_slot_tasks_run_in_order_and_stop_at_the_first_failure(
+    element: Elements, tmp_path: Path
+) -> None:
+    write = f"echo {{}} >> {tmp_path}/order"
+    lines = {name: write.format(name) for name in "abcd"}
+    place = element(**lines | {"c": lines["c"] + "; exit 1"})
+    with pytest.raises(TaskFailed, match=r"2 of 4 tasks of only\.0 did not complete: c, d"):
+        place.execution().run("only.0")
+    assert (tmp_path / "order").read_text().split() == ["a", "b", "c"]
+    assert place.run.result("d") is None
+
+
+def test_the_gpus_of_an_element_are_shared_out_over_its_slots(
+    element: Elements, tmp_path: Path
+) -> None:
+    show = 'echo "$CUDA_VISIBLE_DEVICES"; '
+    place = element(
+        slots=2,
+        gpus=4,
+        environment={"CUDA_VISIBLE_DEVICES": "4,5,6,7"},
+        a=show + meets("a", "b", where=tmp_path),
+        b=show + meets("b", "a", where=tmp_path),
+    )
+    place.execution().run("only.0")
+    assert {place.output("a").strip(), place.output("b").strip()} == {"4,6", "5,7"}
+
+
+def test_a_stage_without_gpus_sees_none_of_the_nodes(element: Elements) -> None:
+    place = element(a='echo "[$CUDA_VISIBLE_DEVICES]"', environment={"CUDA_VISIBLE_DEVICES": "0"})
+    place.execution().run("only.0")
+    assert place.output("a") == "[]\n"
+
+
+def test_cpus_of_the_element_are_divided_by_its_slots(element: Elements) -> None:
+    place = element(slots=2, a='echo "$@"; echo $OMP_NUM_THREADS', b="exit 0")
+    place.execution().run("only.0")
+    assert "--cpus 2 --threads 2" in place.output("a")
+    assert place.output("a").splitlines()[-1] == "2"
+
+
+# --- what a task finds on the node ---------------------------------------------------------------
+
+
+def test_a_task_works_in_the_sites_node_local_folder_which_is_empty_afterwards(
+    element: Elements, tmp_path: Path
+) -> None:
+    local = tmp_path / "job 7"
+    local.mkdir()
+    place = element(
+        a='echo "$TMPDIR"; touch "$TMPDIR/left behind"',
+        node_local="$SLURM_TMPDIR",
+        environment={"SLURM_TMPDIR": str(local)},
+    )
+    place.execution().run("only.0")
+    assert Path(place.output("a").strip()).parent == local
+    assert list(local.iterdir()) == []
+
+
+@pytest.mark.parametrize("node_local", ["$NOT_SET", "/nonexistent/$USER"])
+def test_a_node_local_folder_that_is_not_there_is_done_without(
+    element: Elements, node_local: str
+) -> None:
+    place = element(a="exit 0", node_local=node_local, environment={"USER": "me"})
+    assert place.execution().run("only.0") == {"a": "COMPLETED"}
+
+
+def test_nothing_of_the_callers_python_reaches_a_task(element: Elements) -> None:
+    hostile = {"PYTHONPATH": "/evil", "LD_PRELOAD": "", "nnUNet_results": "/evil", "SECRET": "x"}
+    place = element(a="env", environment=hostile)
+    place.execution().run("only.0")
+    names = {line.partition("=")[0] for line in place.output("a").splitlines()}
+    assert not names & hostile.keys()
+
+
+@pytest.mark.parametrize(
+    ("environment", "job", "restart"),
+    [
+        ({}, "local", 0),
+        ({"SLURM_JOB_ID": "101"}, "101", 0),
+        (
+            {
+                "SLURM_JOB_ID": "105",
+                "SLURM_ARRAY_JOB_ID": "101",
+                "SLURM_ARRAY_TASK_ID": "3",
+                "SLURM_RESTART_COUNT": "2",
+            },
+            "101_3",
+            2,
+        ),
+    ],
+)
+def test_an_attempt_is_named_after_its_job(
+    environment: dict[str, str], job: str, restart: int
+) -> None:
+    node = Node(environment, "host1", lambda: datetime.now(timezone.utc))
+    assert (node.job, node.restart) == (job, restart)
+
+
+# --- being stopped -------------------------------------------------------------------------------
+
+
+def failing(execution: Execution) -> Callable[[], None]:
+    def call() -> None:
+        with pytest.raises(TaskFailed):
+            execution.run("only.0")
+
+    return call
+
+
+def test_a_stop_reaches_the_running_steps_and_waits_until_they_have_saved(
+    element: Elements, background: Callable[[Callable[[], object]], threading.Thread]
+) -> None:
+    place = element(slots=2, a=SAVES, b=SAVES, c="exit 0")
+    execution = place.execution()
+    background(failing(execution))
+    for task in ("a", "b"):
+        place.newest(task, "ready")
+    execution.stop()
+    for task in ("a", "b"):
+        assert (place.run.attempts(task)[-1] / "saved").exists()
+        assert place.result(task).state is TaskState.PREEMPTED
+    assert place.run.attempts("c") == []  # nothing new is started
+
+
+def test_a_step_that_dies_of_the_stop_before_it_can_listen_has_not_failed(
+    element: Elements, background: Callable[[Callable[[], object]], threading.Thread]
+) -> None:
+    place = element(a='touch "$2/ready"; exec sleep 60')
+    execution = place.execution()
+    background(failing(execution))
+    place.newest("a", "ready")
+    execution.stop()
+    assert place.result("a").state is TaskState.PREEMPTED
+
+
+def test_after_a_stop_no_task_is_started_and_the_element_has_not_completed(
+    element: Elements,
+) -> None:
+    place = element(a="exit 0")
+    execution = place.execution()
+    execution.stop()
+    with pytest.raises(TaskFailed, match="1 of 1 tasks"):
+        execution.run("only.0")
+    assert place.run.attempts("a") == []
+
+
+def test_a_worker_process_passes_its_signal_on_and_ends_when_the_step_has_saved(
+    element: Elements,
+) -> None:
+    place = element(a=SAVES)
+    argv = (sys.executable, "-I", "-m", "ca_hpc.worker", str(place.run.path), "only.0")
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as worker:
+        ready = place.newest("a", "ready")
+        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGTERM)  # schedulers do repeat themselves
+        _, told = worker.communicate(timeout=WAIT_S)
+    assert worker.returncode == 1
+    assert b"1 of 1 tasks of only.0 did not complete: a" in told
+    assert (ready.parent / "saved").exists()
+    assert place.result("a").state is TaskState.PREEMPTED
+
+
+# --- what submitit carries -----------------------------------------------------------------------
+
+
+def test_a_pickled_call_holds_two_strings_and_runs_the_element(element: Elements) -> None:
+    place = element(a="exit 0")
+    call = ElementCall(str(place.run.path), "only.0")
+    assert call() == {"a": "COMPLETED"}
+    again = pickle.loads(pickle.dumps(call))  # noqa: S301
+    assert vars(again) == {
+        "run_folder": str(place.run.path),
+        "element_id": "only.0",
+        "_execution": None,
+    }
+    assert again() == {"a": "COMPLETED"}
+
+
+def test_a_requeued_call_is_the_same_call(element: Elements) -> None:
+    call = ElementCall(str(element(a="exit 0").run.path), "only.0")
+    delayed = call.checkpoint()
+    assert vars(delayed.function) == vars(call)
