@@ -259,7 +259,7 @@ class Execution:
     def _command(
         self, task: Task, stage: Stage, *, attempt: Path, work_folder: str, slot: int, slots: int
     ) -> Command:
-        gpus = share(self._node.gpus, slot=slot, slots=slots) if stage.resources.gpus else ()
+        gpus = ",".join(share(self._node.gpus, slot=slot, slots=slots)) or None
         return started_command(
             task,
             stage,
@@ -267,7 +267,7 @@ class Execution:
             attempt=str(attempt),
             work_folder=work_folder,
             slots=slots,
-            visible_gpus=",".join(gpus) or None,
+            visible_gpus=gpus if stage.resources.gpus else "",
             host_environment=self._node.environment,
         )
 

@@ -56,7 +56,7 @@ def dry_run(job: Job, *, host: Host) -> tuple[str, CaHpcError | None]:
             attempt=str(run_folder / "tasks" / task.id / "attempts" / ATTEMPT),
             work_folder=WORK_FOLDER,
             slots=slots,
-            visible_gpus="GPUS" if stage.resources.gpus else None,
+            visible_gpus="GPUS" if stage.resources.gpus else "",
             host_environment={},
         )
 

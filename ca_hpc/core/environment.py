@@ -20,7 +20,8 @@ def task_environment(
 
     ``threads``: of torch and the numeric libraries; they go into the record, since other numbers
     give other rounding. ``cpus``: of the slot; nnU-Net would otherwise take those of the node.
-    ``visible_gpus``: ``"0"`` or ``"0,1"``, or None without GPUs.
+    ``visible_gpus``: ``"0"`` or ``"0,1"``, empty to hide them all, None to leave the choice to the
+    site (one that confines jobs to their GPUs without naming them).
     """
     caches = f"{work_folder}/cache"
     out = {name: str(threads) for name in _THREAD_VARIABLES}
@@ -31,9 +32,8 @@ def task_environment(
         "TRITON_CACHE_DIR": f"{caches}/triton",
         "XDG_CACHE_HOME": caches,
         "LANG": "C.UTF-8",
-        "CUDA_VISIBLE_DEVICES": visible_gpus or "",
     }
-    return out
+    return out if visible_gpus is None else out | {"CUDA_VISIBLE_DEVICES": visible_gpus}
 
 
 def share(items: tuple[str, ...], *, slot: int, slots: int) -> tuple[str, ...]:

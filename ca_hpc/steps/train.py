@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.core.spec import Arm, FinetuneSpec, Training
+from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_folders
 from ca_hpc.steps.entry import StepCall, main
 
@@ -17,6 +18,8 @@ def train(call: StepCall) -> int:
     """Train and validate; 0 when published, ``INTERRUPTED_STATUS`` when there is more to do."""
     from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings, train_fold
 
+    if call.device == "cuda":
+        _require_gpu()
     run, spec = call.run, call.run.spec
     arm = spec.arms[call.arm]
     training = arm_training(spec.training, arm)
@@ -90,6 +93,18 @@ def publish(fold: Path, target: Path) -> None:
         draft.replace(target / name)
     if not (target / fold.name).exists():
         fold.rename(target / fold.name)
+
+
+def _require_gpu() -> None:
+    """A job that asked for a GPU must not train on the CPU for a week. Raises CaHpcError."""
+    import torch
+
+    if not torch.cuda.is_available():
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
+        raise CaHpcError(
+            f"the job asked for a GPU, but torch finds none here (torch is built for {built})",
+            hint="image: build it with --cuda; node: does nvidia-smi answer there?",
+        )
 
 
 def _workers(spec: FinetuneSpec, call: StepCall) -> int:

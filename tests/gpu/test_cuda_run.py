@@ -25,9 +25,7 @@ node: {gpus: 1}
 @pytest.fixture(scope="module", autouse=True)
 def cuda() -> None:
     if not torch.cuda.is_available():
-        pytest.fail(
-            "torch finds no GPU here: take a machine with one and torch's CUDA build"
-        )
+        pytest.fail("torch finds no GPU here: take a machine with one and torch's CUDA build")
 
 
 def test_a_fold_trains_on_the_gpu_and_its_checkpoint_loads_on_the_cpu(tmp_path: Path) -> None:

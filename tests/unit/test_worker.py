@@ -6,6 +6,7 @@ worker adds behind it (``--attempt FOLDER …``) are that line's ``$1 $2 …``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -415,6 +416,28 @@ def test_a_step_that_dies_of_the_stop_before_it_can_listen_has_not_failed(
     background(failing(execution))
     place.newest("a", "ready")
     execution.stop()
+    assert place.result("a").state is TaskState.PREEMPTED
+
+
+def test_a_stop_while_the_image_is_still_read_reaches_the_step_that_starts_after_it(
+    element: Elements,
+    tmp_path: Path,
+    background: Callable[[Callable[[], object]], threading.Thread],
+) -> None:
+    image = tmp_path / "neck.sif"
+    os.mkfifo(image)  # reading it takes until the test has written it
+    apptainer = tmp_path / "apptainer"
+    apptainer.write_text("#!/bin/sh\nexec sleep 60\n")
+    apptainer.chmod(0o755)
+    pin = ImagePin(str(image), hashlib.sha256(b"image").hexdigest())
+    place = element(a="", runtime=Runtime("apptainer", "python3", pin, str(apptainer)))
+    execution = place.execution()
+    background(failing(execution))
+    place.newest("a", ".")
+    stopping = background(execution.stop)
+    time.sleep(0.1)
+    image.write_bytes(b"image")
+    stopping.join(timeout=WAIT_S)
     assert place.result("a").state is TaskState.PREEMPTED
 
 

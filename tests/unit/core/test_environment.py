@@ -32,7 +32,7 @@ def test_no_slot_gets_a_gpu_where_there_is_none(slots: int, data: st.DataObject)
 
 
 def test_a_task_without_gpus_sees_none() -> None:
-    found = task_environment(threads=1, cpus=1, work_folder="/w", visible_gpus=None)
+    found = task_environment(threads=1, cpus=1, work_folder="/w", visible_gpus="")
     assert found["CUDA_VISIBLE_DEVICES"] == ""
 
 
@@ -48,3 +48,8 @@ def test_caches_lie_in_the_work_folder() -> None:
     caches = {key: value for key, value in found.items() if "CACHE" in key or "CONFIG" in key}
     assert len(caches) == 4
     assert all(value.startswith("/w/a b/cache") for value in caches.values())
+
+
+def test_a_site_that_confines_jobs_to_unnamed_gpus_keeps_its_choice() -> None:
+    found = task_environment(threads=1, cpus=1, work_folder="/w", visible_gpus=None)
+    assert "CUDA_VISIBLE_DEVICES" not in found
