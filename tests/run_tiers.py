@@ -62,7 +62,7 @@ STEPS: Final = (
     lint("ruff format", "ruff", "format", "--check", "."),
     lint("mypy", "mypy"),
     lint("imports", "lint-imports"),
-    pytest("unit", "tests/unit", "tests/golden", options=("-q", "-n2")),
+    pytest("unit", "tests/unit", "tests/golden", options=("-q", "-n2", "--dist=loadgroup")),
     pytest("fakes", "tests/fakes", options=("-q",)),
     # a line per test: these take minutes
     pytest("local", "tests/local", options=("-v",)),

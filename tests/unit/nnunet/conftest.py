@@ -171,3 +171,11 @@ def make_loader(blobs: Preprocessed) -> Callable[[], Any]:
         )
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All on one worker of pytest-xdist: each that has one of these makes the data set again."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.xdist_group("nnunet"))
