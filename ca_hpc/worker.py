@@ -187,7 +187,7 @@ class Execution:
         )
         try:
             status = self._execute(task, stage, attempt, record=record, slot=slot, slots=slots)
-            state, cause, hint = _verdict(status, attempt, stopping=self._stopping.is_set())
+            state, cause, hint = _verdict(status, attempt)
         except CaHpcError as error:
             status, state = int(error.exit_code), TaskState.FAILED
             cause, hint = error.message, error.hint
@@ -313,16 +313,14 @@ def _inside(work_folder: str, workflow: Workflow) -> str:
     return "/tmp" if workflow.runtime.kind == "apptainer" else work_folder
 
 
-def _verdict(
-    status: int, attempt: Path, *, stopping: bool
-) -> tuple[TaskState, str | None, str | None]:
+def _verdict(status: int, attempt: Path) -> tuple[TaskState, str | None, str | None]:
     """State, cause and hint from a step's exit status and what it left behind."""
     if status == 0:
         return TaskState.COMPLETED, None, None
     if status == INTERRUPTED_STATUS:
         return TaskState.PREEMPTED, "stopped by a signal; its state is saved", None
-    if stopping and status in (-STOP_SIGNAL, 128 + STOP_SIGNAL):  # before it could listen
-        return TaskState.PREEMPTED, "stopped by a signal; nothing new to save", None
+    if status in (-STOP_SIGNAL, 128 + STOP_SIGNAL):  # ours or the scheduler's
+        return TaskState.PREEMPTED, "stopped by a signal; nothing new was saved", None
     try:
         told = json.loads((attempt / "error.json").read_text())
         return TaskState.FAILED, told["message"], told["hint"]

@@ -217,16 +217,17 @@ def _mounts(job: Job, inputs: Inputs | None, *, run_folder: Path) -> tuple[Mount
     read = {source.path for source in job.spec.data if source.type != "pairs"}
     read |= set(job.cluster.apptainer.binds)
     if inputs is not None:
-        files = [f for case in inputs.cases.cases for f in (*case.images, case.label)]
+        images = [f for case in inputs.cases.cases for f in (*case.images, case.label)]
+        for place in {p for file in images for p in (file, os.path.realpath(file))}:
+            if not _below(place, read):
+                read.add(str(Path(place).parent))
         # weights in the image need no mount: their path does not exist here
         if inputs.weights is not None and job.spec.weights != IN_IMAGE:
-            files.append(inputs.weights.path)
-        for file in files:
-            for path in {file, os.path.realpath(file)}:
-                if not _below(path, read):
-                    read.add(str(Path(path).parent))
-    outer = sorted(p for p in read if not _below(str(Path(p).parent), read))
-    return (Mount(str(run_folder), writable=True), *(Mount(path) for path in outer))
+            read |= {inputs.weights.path, os.path.realpath(inputs.weights.path)}
+    outer = {place for place in read if not _below(str(Path(place).parent), read)}
+    mounts = [Mount(str(run_folder), writable=True), *(Mount(place) for place in outer)]
+    # a folder before what lies in it, whose own mount it would hide: runs often lie beside data
+    return tuple(sorted(mounts, key=lambda mount: mount.path))
 
 
 def _below(path: str, folders: Iterable[str]) -> bool:

@@ -87,17 +87,35 @@ def _unfold(job: str) -> list[str]:
     return out
 
 
-def derive_state(result: Result | None, row: Row | None, *, submitted: bool) -> TaskState:
-    """The state of a task. Unknown is not failed: a missing row may only be late."""
-    if result is not None and result.state is S.COMPLETED:
+def derive_state(
+    result: Result | None,
+    row: Row | None,
+    *,
+    submitted: bool,
+    newer: bool = False,
+    behind: bool = False,
+) -> TaskState:
+    """The state of a task. Unknown is not failed: a missing row may only be late.
+
+    ``newer``: an attempt has begun after the one that ``result`` is of. ``behind``: no attempt has
+    begun, and the element has other tasks to run before.
+    """
+    told = None if result is None else result.state
+    if told is S.COMPLETED:
         return S.COMPLETED
-    if row is not None and row.state in LIVE and row.state is not S.UNKNOWN:
-        return row.state  # a newer attempt is queued or runs
-    if row is not None and row.state is S.CANCELLED:
-        return S.CANCELLED  # what it left, killed or saved, is not a failure of its own
-    if result is not None:
-        return result.state
-    if row is not None:
-        # the element ended without this task's result: it did not complete, whatever SLURM says
-        return S.FAILED if row.state is S.COMPLETED else row.state
-    return S.UNKNOWN if submitted else S.WAITING
+    match None if row is None else row.state:
+        case None | S.UNKNOWN:
+            return told or (S.UNKNOWN if submitted else S.WAITING)
+        case S.PENDING | S.WAITING as queued:
+            return queued
+        case S.RUNNING:
+            if told is not None and not newer:
+                return told  # its siblings in the element run on
+            return S.PENDING if behind else S.RUNNING
+        case S.CANCELLED:
+            # what it saved at the signal is no failure; one that it had of its own before is
+            return S.FAILED if told is S.FAILED and not newer else S.CANCELLED
+        case S.COMPLETED:
+            return told or S.FAILED  # the element ended without this task's result
+        case over:
+            return told or (S.CANCELLED if behind else over)

@@ -145,8 +145,9 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(
     assert (shown.code, shown.err) == (0, "")
     assert files_below(tmp_path) == before
     assert shown.out.count("-m ca_hpc.steps.train ") == 4
-    # the folder of the weights holds the data too: one mount for both
-    assert f"mount       {job.parent} (read only)\n" in shown.out
+    # the weights are mounted as a file: their folder may hold anything
+    for name in ("bids", "model.pth"):
+        assert f"mount       {job.parent / name} (read only)\n" in shown.out
     assert call("submit", "--dry-run", str(job)).out == shown.out
 
 
@@ -167,7 +168,7 @@ def test_paths_in_the_file_count_from_it_and_paths_on_the_line_from_here(
     shown = call("submit", "-n", str(job), "--weights", "other.pth", "-o", "runs")
     assert shown.code == 0
     assert f"run folder  {Path.cwd()}/runs/neck-001\n" in shown.out
-    assert f"mount       {Path.cwd()} (read only)\n" in shown.out
+    assert f"mount       {Path.cwd()}/other.pth (read only)\n" in shown.out
     assert f"mount       {job.parent}/bids (read only)\n" in shown.out
 
 
@@ -350,3 +351,13 @@ def test_help_names_every_command(call: Call) -> None:
     assert shown.code == 0
     for command in ("validate", "submit", "status", "logs", "cancel", "demo", "image"):
         assert command in shown.out
+
+
+def test_a_run_below_its_data_is_mounted_after_the_folder_that_would_hide_it(
+    call: Call, job: Path
+) -> None:
+    data = job.parent / "bids"
+    shown = call("submit", "-n", str(job), "-o", str(data))
+    assert shown.code == 0
+    mounts = [line.split()[1] for line in shown.out.splitlines() if line.startswith("mount ")]
+    assert mounts.index(str(data)) < mounts.index(str(data / "neck-001"))

@@ -44,13 +44,15 @@ def ended(state: TaskState) -> Result:
         (S.COMPLETED, S.NODE_FAIL, True, S.COMPLETED),
         (S.COMPLETED, S.UNKNOWN, True, S.COMPLETED),
         # queued again over an old result
-        (S.FAILED, S.RUNNING, True, S.RUNNING),
+        (S.FAILED, S.PENDING, True, S.PENDING),
         (S.PREEMPTED, S.PENDING, True, S.PENDING),
         # the result knows more than the element's end
         (S.FAILED, S.COMPLETED, True, S.FAILED),
-        # what a cancelled task left, killed or saved, is no failure of its own
+        # what it saved when it was cancelled is no failure; one of its own before that is
         (S.PREEMPTED, S.CANCELLED, True, S.CANCELLED),
-        (S.FAILED, S.CANCELLED, True, S.CANCELLED),
+        (S.FAILED, S.CANCELLED, True, S.FAILED),
+        # its siblings in the element run on
+        (S.FAILED, S.RUNNING, True, S.FAILED),
         (S.COMPLETED, S.CANCELLED, True, S.COMPLETED),
         (S.FAILED, S.UNKNOWN, True, S.FAILED),
     ],
@@ -64,6 +66,18 @@ def test_a_result_counts_before_the_scheduler_and_the_scheduler_before_the_submi
         submitted=submitted,
     )
     assert found is expected
+
+
+def test_an_attempt_after_the_result_counts_and_not_the_result() -> None:
+    for told in (S.FAILED, S.PREEMPTED):
+        assert derive_state(ended(told), Row(S.RUNNING), submitted=True, newer=True) is S.RUNNING
+    failed = ended(S.FAILED)
+    assert derive_state(failed, Row(S.CANCELLED), submitted=True, newer=True) is S.CANCELLED
+
+
+def test_a_task_behind_others_in_its_element_waits_and_is_cancelled_by_their_failure() -> None:
+    assert derive_state(None, Row(S.RUNNING), submitted=True, behind=True) is S.PENDING
+    assert derive_state(None, Row(S.FAILED), submitted=True, behind=True) is S.CANCELLED
 
 
 @given(st.sampled_from([None, *S]), st.booleans())
