@@ -1,4 +1,4 @@
-"""The command line: parse, call one action, print. The only file that imports typer and rich.
+"""The command line: parse, call one action, show its result. The only file that imports typer.
 
 Everything but typer is imported inside the commands: ``ca-hpc --help`` must be there at once.
 """
@@ -10,19 +10,18 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ca_hpc import __version__, screen
 from ca_hpc.errors import CaHpcError, ExitCode
 
 if TYPE_CHECKING:
-    from ca_hpc.actions.status import RunStatus
     from ca_hpc.store.run_folder import RunFolder
 
 app = typer.Typer(
     name="ca-hpc",
-    help="Fine-tune spinal cord segmentation (nnU-Net) on SLURM clusters, from one YAML file.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,10 +41,20 @@ ClusterName = Annotated[
 Image = Annotated[str | None, typer.Option("--image", help="Another image than the job's.")]
 Weights = Annotated[str | None, typer.Option("--weights", help="Other weights than the job's.")]
 
-WATCH_S = 1.0
-# Sites ask users not to poll the scheduler; soon after a task has ended there is news to ask for.
-ASK_EVERY_S = 30.0
-ASK_AFTER_NEWS_S = 5.0
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Fine-tune spinal cord segmentation (nnU-Net) on SLURM clusters, from one YAML file."""
 
 
 @app.command()
@@ -113,7 +122,7 @@ def submit(
         if not (wait or attached):
             typer.echo(f"follow it: ca-hpc status --watch {_quoted(run.path)}")
     if wait or attached:
-        raise typer.Exit(int(_watch(run, quiet=as_json, cancel_on_interrupt=attached)))
+        raise typer.Exit(int(screen.watch(run, quiet=as_json, cancel_on_interrupt=attached)))
 
 
 @app.command()
@@ -128,14 +137,14 @@ def status(
 
     folder = RunFolder.open(run)
     if watch:
-        raise typer.Exit(int(_watch(folder, quiet=as_json, cancel_on_interrupt=False)))
+        raise typer.Exit(int(screen.watch(folder, quiet=as_json, cancel_on_interrupt=False)))
     now = read_status(folder)
     if as_json:
         typer.echo(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
     else:
-        _print_status(now)
+        screen.show_status(now)
         if now.ended:
-            _print_outcome(folder)
+            screen.show_outcome(folder)
     raise typer.Exit(int(now.exit_code))
 
 
@@ -153,7 +162,7 @@ def logs(
 
     folder = RunFolder.open(run)
     if task is not None:
-        _print_file(Path(action.log_file(folder, task)), follow=follow)
+        screen.show_file(Path(action.log_file(folder, task)), follow=follow)
         return
     now = action.status(folder)
     failed = [t for t in now.tasks if t.state not in LIVE | {TaskState.COMPLETED}]
@@ -241,183 +250,11 @@ def demo(
 
     def step(title: str, run: RunFolder) -> None:
         typer.echo(f"\n{title}")
-        code = _watch(run, quiet=False, cancel_on_interrupt=True)
+        code = screen.watch(run, quiet=False, cancel_on_interrupt=True)
         if code != ExitCode.OK:
             raise typer.Exit(int(code))
 
     action.demo(folder, host=Host.here(), say=typer.echo, watch=step)
-
-
-# --- what the commands share ---------------------------------------------------------------
-
-
-def _watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode:
-    """Show progress until the run has ended, then its outcome."""
-    import time
-
-    from ca_hpc.actions.status import cancel as cancel_run
-    from ca_hpc.actions.status import status as read_status
-
-    asked = float("-inf")
-    local = run.workflow.executor == "local"
-    ended: set[str] = set()
-    news = False
-    try:
-        with _Bars(run, hidden=quiet or not sys.stderr.isatty()) as bars:
-            while True:
-                patience = WATCH_S if local else ASK_AFTER_NEWS_S if news else ASK_EVERY_S
-                ask = time.monotonic() - asked >= patience
-                now = read_status(run, ask=ask)
-                if ask:
-                    asked, news = time.monotonic(), False
-                bars.show(now)
-                if _settled(now, asked=ask):
-                    break
-                finished = {task.task for task in now.tasks if task.seconds is not None}
-                news, ended = news or finished != ended, finished
-                time.sleep(WATCH_S)
-    except KeyboardInterrupt:
-        if cancel_on_interrupt:
-            cancel_run(run)
-            typer.echo("cancelled", err=True)
-        return ExitCode.INTERRUPTED
-    if quiet:
-        typer.echo(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
-    else:
-        if now.exit_code != ExitCode.OK:
-            _print_status(now)
-        _print_outcome(run)
-    return now.exit_code
-
-
-def _settled(now: RunStatus, *, asked: bool) -> bool:
-    """Ended for sure: by files alone only when every task has completed."""
-    from ca_hpc.core.model import TaskState
-
-    return now.ended and (asked or all(t.state is TaskState.COMPLETED for t in now.tasks))
-
-
-class _Bars:
-    """One bar per stage and one per running task, on a terminal; plain lines elsewhere."""
-
-    def __init__(self, run: RunFolder, *, hidden: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as Elapsed
-
-        self._hidden = hidden
-        self._bars: dict[str, Any] = {}
-        self._told: dict[str, str] = {}
-        columns = (BarColumn(), MofNCompleteColumn(), Elapsed())
-        console = Console(stderr=True)
-        name = TextColumn("{task.description:<28}")
-        self._progress = Progress(name, *columns, console=console, disable=hidden)
-        self._stages = {s.name: len(s.tasks) for s in run.workflow.stages}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, now: RunStatus) -> None:
-        """Draw the status; without a terminal say what has changed."""
-        done = dict.fromkeys(self._stages, 0)
-        for task in now.tasks:
-            done[task.stage] += task.state.value == "COMPLETED"
-            running = task.state.value == "RUNNING"
-            if running and task.total:
-                self._set(task.task, f"  {task.task}", task.done or 0, task.total)
-            elif task.task in self._bars:
-                self._progress.remove_task(self._bars.pop(task.task))
-            if self._hidden and self._told.get(task.task) != task.state.value:
-                self._told[task.task] = task.state.value
-                if task.state.value not in ("WAITING", "PENDING", "UNKNOWN"):
-                    why = f": {task.cause}" if task.cause else ""
-                    typer.echo(f"{task.task} {task.state.value}{why}", err=True)
-        for stage, total in self._stages.items():
-            self._set(f"stage {stage}", stage, done[stage], total)
-
-    def _set(self, key: str, text: str, done: int, total: int) -> None:
-        if key not in self._bars:
-            self._bars[key] = self._progress.add_task(text, total=total)
-        self._progress.update(self._bars[key], completed=done, total=total)
-
-
-def _print_status(now: RunStatus) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from ca_hpc.core.units import format_duration
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "state", "job", "node", "attempts", "progress", "time"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("cause", overflow="fold")
-    colours = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "WAITING": "dim",
-               "UNKNOWN": "dim"}  # fmt: skip
-    for task in now.tasks:
-        state = task.state.value
-        table.add_row(
-            task.task,
-            Text(state, style=colours.get(state, "red")),
-            task.job or "",
-            task.node or "",
-            str(task.attempts or ""),
-            f"{task.done}/{task.total}" if task.total else "",
-            format_duration(task.seconds) if task.seconds is not None else "",
-            Text(task.cause or ""),
-        )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    for hint in dict.fromkeys(task.hint for task in now.tasks if task.hint):
-        console.print(Text(f"hint: {hint}"))
-    if now.trouble:
-        console.print(Text(f"the scheduler could not be asked: {now.trouble}", style="yellow"))
-
-
-def _print_outcome(run: RunFolder) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from ca_hpc.report.scores import read_scores
-    from ca_hpc.report.tables import dice_table
-
-    scores = read_scores(run.path)
-    if scores:
-        arms = tuple(run.spec.arms)
-        found = dice_table(scores, arms=arms, folds=run.spec.fold_indices)
-        table = Table(title="Dice (mean over people)", box=None, pad_edge=False)
-        table.header_style = "bold"
-        for column in ("fold", *arms):
-            table.add_column(column, justify="right")
-        for fold, row in zip(found.folds, found.cells, strict=True):
-            table.add_row(str(fold), *(_mean(cell) for cell in row))
-        table.add_row("all", *(_mean(cell) for cell in found.overall), style="bold")
-        Console().print(table)
-    report = run.file("report.html")
-    if report.is_file():
-        typer.echo(f"report: {report}")
-
-
-def _mean(cell: Any) -> str:
-    return "-" if cell is None or cell.mean is None else f"{cell.mean:.3f}"
-
-
-def _print_file(file: Path, *, follow: bool) -> None:
-    import time
-
-    with file.open(errors="replace") as stream:
-        while True:
-            text = stream.read()
-            if text:
-                sys.stdout.write(text)
-                sys.stdout.flush()
-            if not follow:
-                return
-            time.sleep(0.5)
 
 
 def _quoted(path: Path) -> str:

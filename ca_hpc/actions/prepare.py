@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from ca_hpc import configs
 from ca_hpc.core import checks, door
 from ca_hpc.core.expand import expand
-from ca_hpc.core.model import ImagePin, Mount, Runtime, Workflow
+from ca_hpc.core.model import Mount, Pin, Runtime, Workflow
 from ca_hpc.core.profile import Cluster, Model
-from ca_hpc.core.record import Cases, WeightsPin
+from ca_hpc.core.record import Cases
 from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
 from ca_hpc.imaging.sources import scan
@@ -73,8 +73,8 @@ class Inputs:
     """The files of a job, found and pinned."""
 
     cases: Cases
-    weights: WeightsPin | None
-    image: ImagePin | None
+    weights: Pin | None
+    image: Pin | None
 
 
 def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> Job:
@@ -105,7 +105,7 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
     cases = scan(job.spec)
     k_folds(cases.cases, folds=job.spec.splits.folds, seed=job.spec.splits.seed)
     info = _image(job, host=host)
-    image = ImagePin(str(info.path), info.sha256) if info is not None else None
+    image = Pin(str(info.path), info.sha256) if info is not None else None
     return Inputs(cases, _weights(job, info, host=host), image)
 
 
@@ -113,7 +113,7 @@ def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -
     """Expand the job. Without ``inputs`` (a dry run, the files not there yet) nothing is pinned."""
     python = job.cluster.python or host.python
     kind = job.spec.runtime or job.cluster.runtime
-    unpinned = ImagePin(job.spec.image or "IMAGE", "not-known-yet")
+    unpinned = Pin(job.spec.image or "IMAGE", "not-known-yet")
     image = None if kind == "none" else inputs.image if inputs else unpinned
     site = job.cluster.apptainer
     return expand(
@@ -183,7 +183,7 @@ def _other_image(path: str, *, found: str, wanted: str, who: str) -> DigestMisma
     )
 
 
-def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> WeightsPin | None:
+def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> Pin | None:
     wanted = job.spec.weights
     if wanted is None or all(arm.weights == "random" for arm in job.spec.arms.values()):
         return None
@@ -194,7 +194,7 @@ def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> WeightsPin | N
                 hint="build one that does: ca-hpc image build --weights FILE",
             )
         first = image.weights[0]
-        return WeightsPin(first.path, first.sha256)
+        return Pin(first.path, first.sha256)
     path = Path(wanted)
     if not path.is_file():
         raise CaHpcError(
@@ -202,7 +202,7 @@ def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> WeightsPin | N
             hint="give a checkpoint file (…/fold_0/checkpoint_final.pth), or weights: image",
         )
     try:
-        return WeightsPin(str(path), cached_sha256(path, cache=host.cache / "digests.json"))
+        return Pin(str(path), cached_sha256(path, cache=host.cache / "digests.json"))
     except OSError as error:
         raise CaHpcError(
             f"weights {path} cannot be read: {error.strerror}", hint="check its permissions"

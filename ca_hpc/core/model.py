@@ -49,8 +49,8 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePin:
-    """The file that runs: where it is and the sha256 that it must have."""
+class Pin:
+    """A file that must not change: where it is and the sha256 that it must have."""
 
     path: str
     sha256: str
@@ -62,7 +62,7 @@ class Runtime:
 
     kind: Literal["apptainer", "none"]
     python: str  # of the tasks: inside the image, or on the node
-    image: ImagePin | None = None
+    image: Pin | None = None
     executable: str = "apptainer"
     arguments: tuple[str, ...] = ()
 

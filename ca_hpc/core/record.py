@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ca_hpc.core.model import TaskState
+from ca_hpc.core.model import Pin, TaskState
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +32,13 @@ class Cases:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightsPin:
-    """The pretrained weights: the file that tasks read and the sha256 that it must have."""
-
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Pins:
     """What a run is pinned to. ``token`` marks its jobs' names, so that they can be found again."""
 
     ca_hpc: str
     token: str
     created: str
-    weights: WeightsPin | None
+    weights: Pin | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import pytest
 from ca_hpc.core.model import (
     INTERRUPTED_STATUS,
     Element,
-    ImagePin,
+    Pin,
     Resources,
     Runtime,
     Stage,
@@ -252,7 +252,7 @@ def test_an_image_that_is_not_the_recorded_one_is_not_started(
     apptainer = tmp_path / "apptainer"
     apptainer.write_text(f"#!/bin/sh\ntouch {started}\n")
     apptainer.chmod(0o755)
-    pin = ImagePin(str(image), "0" * 64)
+    pin = Pin(str(image), "0" * 64)
     place = element(a="exit 0", runtime=Runtime("apptainer", "python3", pin, str(apptainer)))
     with pytest.raises(TaskFailed):
         place.execution().run("only.0")
@@ -429,7 +429,7 @@ def test_a_stop_while_the_image_is_still_read_reaches_the_step_that_starts_after
     apptainer = tmp_path / "apptainer"
     apptainer.write_text("#!/bin/sh\nexec sleep 60\n")
     apptainer.chmod(0o755)
-    pin = ImagePin(str(image), hashlib.sha256(b"image").hexdigest())
+    pin = Pin(str(image), hashlib.sha256(b"image").hexdigest())
     place = element(a="", runtime=Runtime("apptainer", "python3", pin, str(apptainer)))
     execution = place.execution()
     background(failing(execution))

@@ -13,9 +13,9 @@ import pytest
 
 from ca_hpc.core import door
 from ca_hpc.core.expand import expand
-from ca_hpc.core.model import ImagePin, Runtime, TaskState
+from ca_hpc.core.model import Pin, Runtime, TaskState
 from ca_hpc.core.profile import Cluster
-from ca_hpc.core.record import Case, Cases, Pins, Result, WeightsPin
+from ca_hpc.core.record import Case, Cases, Pins, Result
 from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.report.gather import gather
 from ca_hpc.report.model import CaseScore, ReportContent
@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> RunFolder:
     run = RunFolder.create(tmp_path, "neck")
     spec = door.read(FinetuneSpec, SPEC, file="job.yaml")
     cluster = door.read(Cluster, "name: lab\n", file="lab.yaml")
-    image = ImagePin("/neck.sif", "ab" * 32)
+    image = Pin("/neck.sif", "ab" * 32)
     flow = expand(
         spec,
         cluster,
@@ -64,7 +64,7 @@ def run(tmp_path: Path) -> RunFolder:
     run.write_spec("spec.json", spec)
     run.write_spec("cluster.json", cluster)
     run.write("cases.json", Cases("Dataset501_neck", {"cord": 1}, cases))
-    pins = Pins("0.1.0", "token", "2025-01-01T00:00:00", WeightsPin("/model.pth", "cd" * 32))
+    pins = Pins("0.1.0", "token", "2025-01-01T00:00:00", Pin("/model.pth", "cd" * 32))
     run.write("pins.json", pins)
     run.write("workflow.json", flow)
     for who in PEOPLE:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca_hpc.core.model import Command, ImagePin, Mount, Runtime
+from ca_hpc.core.model import Command, Mount, Pin, Runtime
 from ca_hpc.runtimes import wrap
 
-IMAGE = ImagePin("/images/neck.sif", "ab" * 32)
+IMAGE = Pin("/images/neck.sif", "ab" * 32)
 APPTAINER = Runtime("apptainer", "python3", IMAGE)
 BARE = Runtime("none", "/venv/bin/python")
 INNER = Command(("python3", "-m", "step", "--run", "/runs/a b"), {"OMP_NUM_THREADS": "2"})
