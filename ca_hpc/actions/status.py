@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ca_hpc.core.model import TaskState
+from ca_hpc.core.record import Result
 from ca_hpc.core.states import LIVE, Row, derive_state
 from ca_hpc.errors import CaHpcError, ExitCode, SchedulerUnreachable
 from ca_hpc.executors import local, slurm
@@ -60,8 +61,7 @@ class RunStatus:
 def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
     """The state of every task. With ``ask=False`` only files are read."""
     flow = run.workflow
-    results = {task.id: run.result(task.id) for task in flow.tasks}
-    open_tasks = any(r is None or r.state is not TaskState.COMPLETED for r in results.values())
+    open_tasks = any(not _completed(run.result(task.id)) for task in flow.tasks)
     rows: Mapping[str, Row] = {}
     trouble = None
     if ask and open_tasks:
@@ -69,6 +69,8 @@ def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
             rows = QUERIES[flow.executor](run)
         except SchedulerUnreachable as error:
             trouble = error.message
+    # read after the scheduler was asked: what ended in between has its result by now
+    results = {task.id: run.result(task.id) for task in flow.tasks}
     jobs = {e: j for s in run.submissions().values() for e, j in s.job_ids.items()}
     tasks = []
     for stage in flow.stages:
@@ -98,6 +100,10 @@ def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
                     )
                 )
     return RunStatus(str(run.path), tuple(tasks), trouble)
+
+
+def _completed(result: Result | None) -> bool:
+    return result is not None and result.state is TaskState.COMPLETED
 
 
 # Event -> (done, total) of a progress bar.

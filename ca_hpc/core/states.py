@@ -116,6 +116,9 @@ def derive_state(
             # what it saved at the signal is no failure; one that it had of its own before is
             return S.FAILED if told is S.FAILED and not newer else S.CANCELLED
         case S.COMPLETED:
-            return told or S.FAILED  # the element ended without this task's result
+            # the element ended without a result of this task, or of its last attempt
+            return S.FAILED if told is None or newer else told
         case over:
-            return told or (S.CANCELLED if behind else over)
+            if told is None or newer:
+                return S.CANCELLED if behind else over
+            return told

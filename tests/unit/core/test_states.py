@@ -71,6 +71,9 @@ def test_a_result_counts_before_the_scheduler_and_the_scheduler_before_the_submi
 def test_an_attempt_after_the_result_counts_and_not_the_result() -> None:
     for told in (S.FAILED, S.PREEMPTED):
         assert derive_state(ended(told), Row(S.RUNNING), submitted=True, newer=True) is S.RUNNING
+    preempted = ended(S.PREEMPTED)
+    assert derive_state(preempted, Row(S.NODE_FAIL), submitted=True, newer=True) is S.NODE_FAIL
+    assert derive_state(preempted, Row(S.COMPLETED), submitted=True, newer=True) is S.FAILED
     failed = ended(S.FAILED)
     assert derive_state(failed, Row(S.CANCELLED), submitted=True, newer=True) is S.CANCELLED
 
