@@ -24,8 +24,9 @@ def prepare(call: StepCall) -> None:
     spec, data = call.run.spec, call.run.cases
     splits = k_folds(data.cases, folds=spec.splits.folds, seed=spec.splits.seed)
     target = call.run.raw / data.dataset
-    if target.exists():
-        shutil.rmtree(target)  # of an attempt that was killed between rename and result
+    # of attempts that were killed: before the rename, or between it and the result
+    for left in (*call.run.raw.glob(f".{data.dataset}.*"), target):
+        shutil.rmtree(left, ignore_errors=True)
     draft = call.run.raw / f".{data.dataset}.{call.attempt.name}"
     images, labels = draft / "imagesTr", draft / "labelsTr"
     images.mkdir(parents=True)

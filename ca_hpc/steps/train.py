@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.core.spec import Arm, FinetuneSpec, Training
-from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_folders
 from ca_hpc.steps.entry import StepCall, main
 
@@ -18,17 +17,20 @@ def train(call: StepCall) -> int:
     """Train and validate; 0 when published, ``INTERRUPTED_STATUS`` when there is more to do."""
     from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings, train_fold
 
-    if call.device == "cuda":
-        _require_gpu()
     run, spec = call.run, call.run.spec
     arm = spec.arms[call.arm]
     training = arm_training(spec.training, arm)
     dataset, pins = run.cases.dataset, run.pins
     preprocessed = run.preprocessed / dataset
+    task = call.attempt.parent.parent.name
     plans = run.arm_plans[call.arm]
     published = run.results(call.arm) / results_folder(
         dataset=dataset, trainer=training.trainer, plans=plans
     )
+    if (published / f"fold_{call.fold}").is_dir():
+        # of an attempt that was killed after its last act, the rename
+        call.say(f"fold {call.fold} of {call.arm} is finished: {published}")
+        return 0
     weights = pins.weights if arm.weights == "pretrained" else None
     set_folders(raw=run.raw, preprocessed=run.preprocessed, results=call.attempt / "results")
     outcome = train_fold(
@@ -41,8 +43,7 @@ def train(call: StepCall) -> int:
             preprocessed_root=run.preprocessed,
             attempt_folder=call.attempt,
             earlier_attempts=tuple(
-                path for path in run.attempts(call.attempt.parent.parent.name)
-                if path.name < call.attempt.name
+                path for path in run.attempts(task) if path.name < call.attempt.name
             ),
             weights_file=None if weights is None else Path(weights.path),
             weights_sha256=None if weights is None else weights.sha256,
@@ -67,6 +68,9 @@ def train(call: StepCall) -> int:
     if not outcome.finished:
         return INTERRUPTED_STATUS
     publish(outcome.fold_folder, published)
+    for attempt in run.attempts(task):
+        # two files of twice the network's size each; the fold is whole without them
+        shutil.rmtree(attempt / "resume", ignore_errors=True)
     return 0
 
 
@@ -93,18 +97,6 @@ def publish(fold: Path, target: Path) -> None:
         draft.replace(target / name)
     if not (target / fold.name).exists():
         fold.rename(target / fold.name)
-
-
-def _require_gpu() -> None:
-    """A job that asked for a GPU must not train on the CPU for a week. Raises CaHpcError."""
-    import torch
-
-    if not torch.cuda.is_available():
-        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
-        raise CaHpcError(
-            f"the job asked for a GPU, but torch finds none here (torch is built for {built})",
-            hint="image: build it with --cuda; node: does nvidia-smi answer there?",
-        )
 
 
 def _workers(spec: FinetuneSpec, call: StepCall) -> int:
