@@ -155,27 +155,29 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
 ) -> None:
     """Print a task's log; without a task, the end of the log of each failed one."""
-    from ca_hpc.actions import status as action
+    from ca_hpc.actions.logs import log_files
+    from ca_hpc.actions.status import status as read_status
     from ca_hpc.core.model import TaskState
     from ca_hpc.core.states import LIVE
     from ca_hpc.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     if task is not None:
-        screen.show_file(Path(action.log_file(folder, task)), follow=follow)
+        screen.show_file(log_files(folder, task)[0], follow=follow)
         return
-    now = action.status(folder)
+    now = read_status(folder)
     failed = [t for t in now.tasks if t.state not in LIVE | {TaskState.COMPLETED}]
     if not failed:
         typer.echo("no task has failed; name one: " + ", ".join(t.task for t in now.tasks))
     for one in failed:
         typer.echo(f"== {one.task}: {one.state.value}: {one.cause or ''}")
         try:
-            text = Path(action.log_file(folder, one.task)).read_text(errors="replace")
+            files = log_files(folder, one.task)
         except CaHpcError as error:
             typer.echo(error.message)
             continue
-        typer.echo("\n".join(text.splitlines()[-15:]))
+        for file in files:
+            typer.echo("\n".join(file.read_text(errors="replace").splitlines()[-15:]))
 
 
 @app.command()
@@ -184,8 +186,9 @@ def cancel(run: RunPath) -> None:
     from ca_hpc.actions.status import cancel as action
     from ca_hpc.store.run_folder import RunFolder
 
-    action(RunFolder.open(run))
-    typer.echo("cancelled; finished tasks keep their results")
+    some = action(RunFolder.open(run))
+    done = "cancelling; finished tasks keep their results"
+    typer.echo(done if some else "nothing of this run waits or runs")
 
 
 @image_app.command("build")
@@ -209,11 +212,14 @@ def image_build(
     as_json: AsJson = False,
 ) -> None:
     """Build the image that tasks run in: a base, built once, and this package on top of it."""
+    import signal
     from datetime import datetime, timezone
 
     from ca_hpc import processes
     from ca_hpc.store.image_build import BuildRequest, build_image
 
+    # as an exception, it ends apptainer and removes what is half built
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     made = build_image(
         BuildRequest(
             output=output.absolute(),
@@ -270,6 +276,10 @@ def _fail(error: CaHpcError) -> NoReturn:
     sys.exit(int(error.exit_code))
 
 
+def _named(file: object) -> str:
+    return "" if file is None else f"{str(file)[:400]}: "
+
+
 def main() -> None:
     """The entry point: errors become one screen of text and an exit code."""
     try:
@@ -281,6 +291,13 @@ def main() -> None:
     except BrokenPipeError:  # `ca-hpc logs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(int(ExitCode.OK))
+    except OSError as error:  # a full disk, a folder that may not be read, a name too long, …
+        _fail(
+            CaHpcError(
+                f"{_named(error.filename)}{error.strerror or error}",
+                hint="so says the operating system: check the path, permissions, disk and quota",
+            )
+        )
     except Exception as error:
         if os.environ.get("CA_HPC_DEBUG"):
             raise

@@ -11,6 +11,7 @@ from ca_hpc.errors import SpecError
 from ca_hpc.store.shipped import shipped
 
 T = TypeVar("T", Cluster, Model)
+MOST_BYTES = 1_000_000
 
 
 def cluster(name: str, *, relative_to: Path) -> Cluster:
@@ -39,7 +40,14 @@ def _load(kind: type[T], name: str, *, folder: str, relative_to: Path) -> T:
 def text_of(file: Path) -> str:
     """The text of a file that a user wrote. Raises SpecError."""
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            raw = stream.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise SpecError(
+                f"{file} is larger than {MOST_BYTES // 1000} kB: it is no job and no profile",
+                hint="name a YAML file that people write: ca-hpc submit job.yaml",
+            )
+        return raw.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         hint = "name a readable YAML file: ca-hpc submit job.yaml"

@@ -7,16 +7,19 @@ spaces, quotes and newlines. Whoever needs a process takes :data:`Run` as an arg
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias
+from typing import IO, Final, Protocol, TypeAlias
 
 from ca_hpc.errors import CaHpcError
 
 #: what :func:`start` returns
 Child: TypeAlias = "subprocess.Popen[bytes]"
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 class ProgramMissing(CaHpcError):
@@ -111,6 +114,14 @@ def start(
             cwd=cwd,
             start_new_session=own_session,
         )
+
+
+def end_with_parent() -> None:
+    """Have this process sent SIGTERM when the one that started it dies, even of SIGKILL.
+
+    prctl(2): what counts is the thread that started it, so that thread must live as long.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 @contextlib.contextmanager

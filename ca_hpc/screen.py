@@ -157,7 +157,8 @@ def show_outcome(run: RunFolder) -> None:
     if scores:
         arms = tuple(run.spec.arms)
         found = dice_table(scores, arms=arms, folds=run.spec.fold_indices)
-        table = Table(title="Dice (mean over people)", box=None, pad_edge=False)
+        print("\nDice (mean over people)")  # a title of the table would wrap to its width
+        table = Table(box=None, pad_edge=False)
         table.header_style = "bold"
         for column in ("fold", *arms):
             table.add_column(column, justify="right")

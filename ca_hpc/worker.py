@@ -321,15 +321,16 @@ def _verdict(status: int, attempt: Path) -> tuple[TaskState, str | None, str | N
         return TaskState.PREEMPTED, "stopped by a signal; its state is saved", None
     if status in (-STOP_SIGNAL, 128 + STOP_SIGNAL):  # ours or the scheduler's
         return TaskState.PREEMPTED, "stopped by a signal; nothing new was saved", None
+    if status < 0 or status > 128:
+        # before error.json: what a step under such a signal has left to say is not the cause
+        number = -status if status < 0 else status - 128
+        with contextlib.suppress(ValueError):  # 255 is Apptainer's own
+            return TaskState.FAILED, f"killed by {signal.Signals(number).name}", None
     try:
         told = json.loads((attempt / "error.json").read_text())
         return TaskState.FAILED, told["message"], told["hint"]
     except (OSError, ValueError, KeyError):
         pass
-    if status < 0 or status > 128:
-        number = -status if status < 0 else status - 128
-        with contextlib.suppress(ValueError):
-            return TaskState.FAILED, f"killed by {signal.Signals(number).name}", None
     return TaskState.FAILED, f"exit status {status}: {_last_line(attempt / 'log.txt')}", None
 
 
@@ -352,6 +353,7 @@ def main() -> None:
             execution.stop()
 
     signal.signal(signal.SIGTERM, stop)
+    processes.end_with_parent()  # a scheduler that was killed can stop nobody any more
     try:
         execution.run(sys.argv[2])
     except CaHpcError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable
@@ -37,12 +38,20 @@ class Host:
     python: str
     cpus: int
     cache: Path
+    nnunet: bool = True  # whether ``python`` has it
 
     @classmethod
     def here(cls) -> Host:
         """This machine."""
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return cls(Path.cwd(), sys.executable, os.cpu_count() or 1, Path(cache) / "ca-hpc")
+        # expanduser leaves ~ as it is for a user whom the machine does not know
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+        return cls(
+            folder=Path.cwd(),
+            python=sys.executable,
+            cpus=os.cpu_count() or 1,
+            cache=Path(cache) / "ca-hpc",
+            nnunet=importlib.util.find_spec("nnunetv2") is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,13 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
 
 def find_inputs(job: Job, *, host: Host) -> Inputs:
     """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time."""
+    runtime = job.spec.runtime or job.cluster.runtime
+    here = job.cluster.executor == "local" and job.cluster.python is None
+    if runtime == "none" and here and not host.nnunet:
+        raise CaHpcError(
+            f"{host.python} has no nnU-Net, and runtime: none runs tasks with it",
+            hint='pip install "ca-hpc[nnunet]" into it, or name an image and runtime: apptainer',
+        )
     cases = scan(job.spec)
     k_folds(cases.cases, folds=job.spec.splits.folds, seed=job.spec.splits.seed)
     info = _image(job, host=host)
@@ -136,7 +152,8 @@ def _absolute(spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Pat
     """Paths of the file count from its folder, paths of the command line from the current one."""
 
     def at(path: str, *, given: object = None) -> str:
-        return str((here if given else base) / Path(path).expanduser())
+        # expanduser of os.path: a ~ of nobody stays, and is then reported as a missing file
+        return os.path.normpath((here if given else base) / os.path.expanduser(path))  # noqa: PTH111
 
     return replace(
         spec,
@@ -185,7 +202,10 @@ def _other_image(path: str, *, found: str, wanted: str, who: str) -> DigestMisma
 
 def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> Pin | None:
     wanted = job.spec.weights
-    if wanted is None or all(arm.weights == "random" for arm in job.spec.arms.values()):
+    arms = job.spec.arms.values()
+    start = any(arm.weights == "pretrained" for arm in arms)
+    plans = any(arm.plans == "model" for arm in arms) and job.model is None  # theirs are read
+    if wanted is None or not (start or plans):
         return None
     if wanted == IN_IMAGE:
         if image is None or not image.weights:

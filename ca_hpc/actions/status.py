@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.record import Result
 from ca_hpc.core.states import LIVE, Row, derive_state
-from ca_hpc.errors import CaHpcError, ExitCode, SchedulerUnreachable
+from ca_hpc.errors import ExitCode, SchedulerUnreachable
 from ca_hpc.executors import local, slurm
 from ca_hpc.report.gather import read_events
 from ca_hpc.store.run_folder import RunFolder
@@ -61,17 +61,24 @@ class RunStatus:
 def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
     """The state of every task. With ``ask=False`` only files are read."""
     flow = run.workflow
-    open_tasks = any(not _completed(run.result(task.id)) for task in flow.tasks)
+    unknown = {
+        element.id
+        for stage in flow.stages
+        for element in stage.elements
+        if any(not _completed(run.result(task.id)) for task in element.tasks)
+    }
     rows: Mapping[str, Row] = {}
     trouble = None
-    if ask and open_tasks:
+    if ask and unknown:
         try:
-            rows = QUERIES[flow.executor](run)
+            rows = QUERIES[flow.executor](run, unknown)
         except SchedulerUnreachable as error:
             trouble = error.message
     # read after the scheduler was asked: what ended in between has its result by now
     results = {task.id: run.result(task.id) for task in flow.tasks}
-    jobs = {e: j for s in run.submissions().values() for e, j in s.job_ids.items()}
+    submissions = run.submissions()
+    jobs = {e: j for s in submissions.values() for e, j in s.job_ids.items()}
+    refused = next((s.refused for s in submissions.values() if s.refused), None)
     tasks = []
     for stage in flow.stages:
         for element in stage.elements:
@@ -80,7 +87,13 @@ def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
                 result = results[task.id]
                 attempts = run.attempts(task.id)
                 submitted = element.id in jobs or flow.executor == "local"
-                state = derive_state(result, row, submitted=submitted)
+                state = derive_state(
+                    result,
+                    Row(TaskState.CANCELLED) if refused else row,
+                    submitted=submitted,
+                    newer=result is not None and attempts[-1].name != result.attempt,
+                    behind=not attempts and len(element.tasks) > 1,
+                )
                 ended = result if state not in LIVE else None
                 done, total = _progress(read_events(attempts[-1]) if attempts else [])
                 tasks.append(
@@ -95,7 +108,7 @@ def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
                         seconds=result.seconds if result else None,
                         done=done,
                         total=total,
-                        cause=ended.cause if ended else _queue_reason(state, row),
+                        cause=ended.cause if ended else refused or _reason(state, row),
                         hint=ended.hint if ended else None,
                     )
                 )
@@ -106,56 +119,44 @@ def _completed(result: Result | None) -> bool:
     return result is not None and result.state is TaskState.COMPLETED
 
 
-# Event -> (done, total) of a progress bar.
+# Event -> (done, total) of a progress bar, and what to add: epochs are told by their index.
 _COUNTERS: Final = {
-    "case": ("done", "total"),
-    "fold": ("done", "total"),
-    "validation": ("done", "total"),
+    "case": ("done", "total", 0),
+    "fold": ("done", "total", 0),
+    "validation": ("done", "total", 0),
+    "epoch": ("epoch", "epochs", 1),
 }
 
 
-def _progress(events: list[dict[str, object]]) -> tuple[int | None, int | None]:
+def _progress(events: list[dict[str, Any]]) -> tuple[int | None, int | None]:
     for event in reversed(events):
-        kind = str(event.get("event"))
-        if kind == "epoch":
-            return int(str(event["epoch"])) + 1, int(str(event["epochs"]))
-        if kind in _COUNTERS:
-            done, total = _COUNTERS[kind]
-            return int(str(event[done])), int(str(event[total]))
+        if event["event"] not in _COUNTERS:
+            continue
+        done_key, total_key, add = _COUNTERS[event["event"]]
+        done, total = event.get(done_key), event.get(total_key)
+        if isinstance(done, int) and isinstance(total, int):
+            return done + add, total
     return None, None
 
 
-def _queue_reason(state: TaskState, row: Row | None) -> str | None:
-    if row is None or row.reason in ("", "None"):
+def _reason(state: TaskState, row: Row | None) -> str | None:
+    """Why a task without a result is where it is."""
+    if state is TaskState.PENDING and row is not None:
+        return row.reason if row.reason not in ("", "None") else None
+    if state in LIVE or state is TaskState.CANCELLED:
         return None
-    return row.reason if state is TaskState.PENDING else None
+    return "it ended without leaving a result: killed, out of memory, or its node lost; see its log"
 
 
-def log_file(run: RunFolder, task_id: str) -> str:
-    """Path of the newest log of a task: its attempt's, else its element's."""
-    flow = run.workflow
-    known = {task.id: (stage, element) for stage in flow.stages for element in stage.elements
-             for task in element.tasks}  # fmt: skip
-    if task_id not in known:
-        raise CaHpcError(f"no task {task_id} in {run.path}", hint="tasks: " + ", ".join(known))
-    for attempt in reversed(run.attempts(task_id)):
-        if (attempt / "log.txt").is_file():
-            return str(attempt / "log.txt")
-    stage, element = known[task_id]
-    jobs = run.submissions().get(stage.name)
-    if jobs is not None and element.id in jobs.job_ids:
-        job = jobs.job_ids[element.id]
-        for file in sorted(slurm.log_folder(run.path, stage.name).glob(f"{job}_*_log.out")):
-            return str(file)
-    local_log = run.file("local", f"{element.id}.log")
-    if local_log.is_file():
-        return str(local_log)
-    raise CaHpcError(f"{task_id} has no log yet", hint="it has not started: ca-hpc status RUN")
+def cancel(run: RunFolder) -> bool:
+    """Cancel everything of the run that waits or runs; False when nothing does.
 
-
-def cancel(run: RunFolder) -> None:
-    """Cancel everything of the run that waits or runs. Raises SchedulerUnreachable."""
+    Raises SchedulerUnreachable.
+    """
+    if status(run).ended:
+        return False
     if run.workflow.executor == "local":
         local.cancel(run)
-        return
-    slurm.cancel([j for s in run.submissions().values() for j in s.job_ids.values()])
+    else:
+        slurm.cancel([j for s in run.submissions().values() for j in s.job_ids.values()])
+    return True

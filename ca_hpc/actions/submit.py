@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from ca_hpc import __version__
 from ca_hpc.actions.prepare import Host, Inputs, Job, find_inputs, next_run_folder, workflow
-from ca_hpc.core.model import Command, Stage, Task
+from ca_hpc.core.model import Command, Stage, Task, Workflow
 from ca_hpc.core.record import Pins, Submission
 from ca_hpc.core.render import render
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
@@ -82,25 +84,29 @@ def submit(job: Job, *, host: Host, token: str, now: datetime) -> RunFolder:
     workflow(job, inputs, host=host, run_folder=expected)  # its problems come before the folder
     run = RunFolder.create(job.runs, job.spec.name)
     flow = workflow(job, inputs, host=host, run_folder=run.path)
+    created = now.isoformat(timespec="seconds")
+    pins = Pins(ca_hpc=__version__, token=token, created=created, weights=inputs.weights)
+    try:
+        _write_records(run, job, inputs=inputs, pins=pins, flow=flow)
+    except OSError:  # a full disk, a quota
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    if flow.executor == "local":
+        local.launch(run)
+    else:
+        _submit_stages(run, token=token)
+    return run
+
+
+def _write_records(run: RunFolder, job: Job, *, inputs: Inputs, pins: Pins, flow: Workflow) -> None:
     atomic.write_text(run.file("job.yaml"), job.text)
     run.write_spec("spec.json", job.spec)
     run.write_spec("cluster.json", job.cluster)
     run.write("cases.json", inputs.cases)
     if job.model is not None:
         run.write_spec("model.json", job.model)
-    pins = Pins(
-        ca_hpc=__version__,
-        token=token,
-        created=now.isoformat(timespec="seconds"),
-        weights=inputs.weights,
-    )
     run.write("pins.json", pins)
     run.write("workflow.json", flow)  # last: its presence makes the folder a run
-    if flow.executor == "local":
-        local.launch(run)
-    else:
-        _submit_stages(run, token=token)
-    return run
 
 
 def _submit_stages(run: RunFolder, *, token: str) -> None:
@@ -118,8 +124,15 @@ def _submit_stages(run: RunFolder, *, token: str) -> None:
                 after=() if stage.after is None else tuple(ids[stage.after].values()),
             )
         except SchedulerUnreachable as error:
-            slurm.cancel([job for found in ids.values() for job in found.values()])
-            slurm.cancel_named(name)  # sbatch can fail and submit all the same
+            queued = [job for found in ids.values() for job in found.values()]
+            try:
+                slurm.cancel(queued)
+                slurm.cancel_named(name)  # sbatch can fail and submit all the same
+            except CaHpcError as trouble:
+                error.message += f"\nand what was queued before may still run: {trouble.message}"
+                error.hint = f"ca-hpc cancel {shlex.quote(str(run.path))}"
+                raise error from trouble
+            run.write(f"submissions/{stage.name}.json", replace(intent, refused=error.message))
             error.hint = f"{error.hint} (nothing is queued; the record stays in {run.path})"
             raise
         run.write(f"submissions/{stage.name}.json", replace(intent, job_ids=ids[stage.name]))

@@ -27,6 +27,10 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
         yield Problem(
             document.place(("labels",)), "labels: number them 1, 2, … without gaps; 0 is background"
         )
+    if "background" in spec.labels:
+        yield Problem(
+            document.place(("labels", "background")), "labels: leave out background, it is always 0"
+        )
     for name, arm in spec.arms.items():
         given = ("arms", name) in document.places
         place = document.place(("arms", name) if given else ("weights",))

@@ -17,7 +17,7 @@ from ca_hpc.core.yaml_door import Document, Path, Problem, read_yaml
 from ca_hpc.errors import SpecError
 
 T = TypeVar("T")
-
+MOST_TOLD: Final = 400  # characters of one problem
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
@@ -52,9 +52,15 @@ def refuse(problems: Iterable[Problem], *, file: str) -> None:
     if ordered:
         count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
         raise SpecError(
-            f"{count} in {file}\n" + "\n".join(f"{file}:{p.place}: {p.text}" for p in ordered),
+            f"{count} in {file}\n"
+            + "\n".join(f"{file}:{p.place}: {_on_a_line(p.text)}" for p in ordered),
             hint="correct the file, then: ca-hpc validate " + file,
         )
+
+
+def _on_a_line(text: str) -> str:
+    """A message that quotes a value shall not fill the screen with it."""
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
 
 
 def load(kind: type[T], text: str) -> T:

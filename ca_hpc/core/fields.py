@@ -6,6 +6,8 @@ door (``core/door.py``) and mean nothing afterwards.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict
@@ -13,6 +15,13 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSe
 from ca_hpc.core.units import format_duration, format_size, parse_duration, parse_size
 
 STRICT = ConfigDict(extra="forbid")
+# a file name of several of them must stay within the 255 bytes of a file system
+MOST_IN_NAME = 64
+
+# sbatch's options that tie jobs to their run: records, logs and dependencies hang on them
+OWN_OPTIONS = frozenset(
+    {"array", "dependency", "error", "job-name", "output", "parsable", "test-only", "wait", "wrap"}
+)
 
 
 def _duration(value: object) -> int:
@@ -30,10 +39,35 @@ def _size(value: object) -> int:
 def _name(value: str) -> str:
     if not value or not all(c.isascii() and (c.isalnum() or c in "-_") for c in value):
         raise ValueError("use letters, digits, - and _ only: it becomes part of file names")
+    if len(value) > MOST_IN_NAME:
+        raise ValueError(f"use at most {MOST_IN_NAME} characters: it becomes part of file names")
     return value
 
 
-Text = Annotated[str, Strict(), Field(min_length=1)]
+def _line(value: str) -> str:
+    # what follows a newline would be a line of the batch script, which is shell
+    if not value.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return value
+
+
+def _option(value: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9-]*", value) is None:
+        raise ValueError("write sbatch's long option without dashes: mail-type")
+    if value in OWN_OPTIONS:
+        raise ValueError("is set by ca-hpc itself")
+    return value
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("holds a null character, which no path or argument can")
+    return value
+
+
+# as long as a path may be
+Text = Annotated[str, Strict(), Field(min_length=1, max_length=4096), AfterValidator(_text)]
+Line = Annotated[Text, AfterValidator(_line)]
 Name = Annotated[str, Strict(), AfterValidator(_name)]
 Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -41,6 +75,7 @@ CountOrZero = Annotated[int, Strict(), Field(ge=0)]
 Index = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
+Sbatch = Mapping[Annotated[str, Strict(), AfterValidator(_option)], Line | Count | Flag]
 # seconds inside, "HH:MM:SS" outside
 Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration)]
 # MiB inside, "16GB" outside

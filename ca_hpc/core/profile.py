@@ -7,16 +7,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Strict
+from pydantic import AfterValidator
 
-from ca_hpc.core.fields import STRICT, Count, Duration, Flag, Name, Size, Text
+from ca_hpc.core.fields import (
+    STRICT,
+    Count,
+    CountOrZero,
+    Duration,
+    Flag,
+    Line,
+    Name,
+    Sbatch,
+    Size,
+    Text,
+)
 from ca_hpc.core.spec import ByAxis, PatchSize, StageName, StageRequest
+
+Axis = Literal["RL", "AP", "SI"]
 
 
 def _flag(value: str) -> str:
     if re.fullmatch(r"--[a-z-]+=[^{}]*\{count\}[^{}]*", value) is None:
         raise ValueError('write sbatch\'s long option with {count} in it: "--gpus=h100:{count}"')
     return value
+
+
+def _each_once(axes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(axes)) != len(axes):
+        raise ValueError("name each of RL, AP and SI once")
+    return axes
+
+
+def _with_strides(arch_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The patch is checked against the strides before anything is queued."""
+    strides = arch_kwargs.get("strides")
+    if not isinstance(strides, list) or not strides or not all(map(_is_stride, strides)):
+        raise ValueError("needs strides, three whole numbers per stage: [[1, 1, 1], [2, 2, 2]]")
+    return arch_kwargs
+
+
+def _is_stride(stage: object) -> bool:
+    return (
+        isinstance(stage, list) and len(stage) == 3 and all(type(n) is int and n > 0 for n in stage)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +61,7 @@ class Gpu:
     ``--gpus=h100_3g.40gb:{count}`` (a MIG slice, ``most: 1``).
     """
 
-    flag: Annotated[str, Strict(), AfterValidator(_flag)]
+    flag: Annotated[Line, AfterValidator(_flag)]
     cpus: Count
     ram: Size
     memory: Size | None = None  # of the GPU itself
@@ -43,7 +76,7 @@ class Node:
 
     cpus: Count | None = None
     memory: Size | None = None
-    gpus: int = 0
+    gpus: CountOrZero = 0
     __pydantic_config__ = STRICT
 
 
@@ -85,10 +118,10 @@ class Cluster:
     executor: Literal["slurm", "local"] = "slurm"
     runtime: Literal["apptainer", "none"] = "apptainer"
     python: Text | None = None  # interpreter with ca-hpc on the nodes; None: the submitting one
-    account: Text | None = None
-    partition: Text | None = None
-    qos: Text | None = None
-    constraint: Text | None = None
+    account: Line | None = None
+    partition: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
     gpus: Mapping[Name, Gpu] = field(default_factory=dict)
     gpu: Name | None = None  # the kind a job gets that names none; None: no GPU
     node: Node = field(default_factory=Node)
@@ -100,7 +133,7 @@ class Cluster:
     folders: Folders = field(default_factory=Folders)
     limits: Limits = field(default_factory=Limits)
     apptainer: Apptainer = field(default_factory=Apptainer)
-    sbatch: Mapping[Text, Text | Count | Flag] = field(default_factory=dict)
+    sbatch: Sbatch = field(default_factory=dict)
     resources: Mapping[StageName, StageRequest] = field(default_factory=dict)
     __pydantic_config__ = STRICT
 
@@ -114,10 +147,10 @@ class Model:
     """
 
     name: Name
-    axes: tuple[Literal["RL", "AP", "SI"], Literal["RL", "AP", "SI"], Literal["RL", "AP", "SI"]]
+    axes: Annotated[tuple[Axis, Axis, Axis], AfterValidator(_each_once)]
     patch_size: PatchSize
     batch_size: Count
-    arch_kwargs: Mapping[str, Any]
+    arch_kwargs: Annotated[Mapping[str, Any], AfterValidator(_with_strides)]
     network_class_name: Text = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
     requires_import: tuple[Text, ...] = ("conv_op", "norm_op", "dropout_op", "nonlin")
     spacing: ByAxis | None = None  # mm, of the pretraining

@@ -43,11 +43,16 @@ class Pins:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One stage's submission. ``job_ids`` by element id; empty: intended, not confirmed."""
+    """One stage's submission. ``job_ids`` by element id; empty: intended, not confirmed.
+
+    ``refused``: what the scheduler said when it would not take it; then nothing of the run is
+    queued.
+    """
 
     stage: str
     job_name: str
     job_ids: Mapping[str, str] = field(default_factory=dict)
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,12 @@ def _lines(workflow: Workflow, script: Script | None, started: Started) -> Itera
     for stage in workflow.stages:
         resources = stage.resources
         yield ""
-        gpus = f", {resources.gpus} GPU" + "s" * (resources.gpus > 1) if resources.gpus else ""
+        gpus = f", {_count(resources.gpus, 'GPU')}" if resources.gpus else ""
         after = f", {stage.condition}:{stage.after}" if stage.after else ""
         yield (
-            f"== {stage.name}: {len(stage.tasks)} tasks in {len(stage.elements)} elements, each "
-            f"{resources.cpus} CPUs, {format_size(resources.memory_mib)}{gpus}, "
-            f"{format_duration(resources.time_s)}{after}"
+            f"== {stage.name}: {_count(len(stage.tasks), 'task')} in "
+            f"{_count(len(stage.elements), 'element')}, each {_count(resources.cpus, 'CPU')}, "
+            f"{format_size(resources.memory_mib)}{gpus}, {format_duration(resources.time_s)}{after}"
         )
         if script is not None:
             yield from (f"   {line}".rstrip() for line in script(stage).splitlines())
@@ -44,3 +44,7 @@ def _lines(workflow: Workflow, script: Script | None, started: Started) -> Itera
                 for key, value in sorted(command.environment.items()):
                     yield f"   {key}={shlex.quote(value)}"
                 yield f"   {shlex.join(command.argv)}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + "s" * (number != 1)

@@ -21,6 +21,7 @@ from ca_hpc.core.fields import (
     Index,
     Name,
     Number,
+    Sbatch,
     Size,
     Text,
 )
@@ -185,7 +186,7 @@ class StageRequest:
     gpus: CountOrZero | None = None
     pack: Count | None = None  # tasks in one array element
     at_once: Count | None = None  # array elements that run at the same time
-    sbatch: Mapping[Text, Text | Count | Flag] = field(default_factory=dict)
+    sbatch: Sbatch = field(default_factory=dict)
     __pydantic_config__ = STRICT
 
 

@@ -113,8 +113,9 @@ def derive_state(
                 return told  # its siblings in the element run on
             return S.PENDING if behind else S.RUNNING
         case S.CANCELLED:
-            # what it saved at the signal is no failure; one that it had of its own before is
-            return S.FAILED if told is S.FAILED and not newer else S.CANCELLED
+            # what a signal left is no failure; one that a task of its own had before is
+            own = result is not None and told is S.FAILED and 0 < result.exit_code < 128
+            return S.FAILED if own and not newer else S.CANCELLED
         case S.COMPLETED:
             # the element ended without a result of this task, or of its last attempt
             return S.FAILED if told is None or newer else told

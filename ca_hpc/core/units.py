@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-_CLOCK = re.compile(r"^(?:(?P<d>\d+)-)?(?P<h>\d{1,3}):(?P<m>[0-5]\d):(?P<s>[0-5]\d)$")
-_NUMBER_UNIT = re.compile(r"^(?P<n>\d+(?:\.\d+)?)\s*(?P<u>[A-Za-z]+)$")
+_CLOCK = re.compile(r"^(?:(?P<d>\d{1,4})-)?(?P<h>\d{1,3}):(?P<m>[0-5]\d):(?P<s>[0-5]\d)$")
+_NUMBER_UNIT = re.compile(r"^(?P<n>\d{1,9}(?:\.\d{1,9})?)\s*(?P<u>[A-Za-z]+)$")
 
 _SECONDS = {
     "s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600, "hours": 3600,
@@ -20,11 +20,15 @@ _MIB = {
     "TB": 1024**2, "TiB": 1024**2, "T": 1024**2,
 }  # fmt: skip
 
+# more is a slip of the pen, and could not be printed and read back exactly
+MOST_S = 9999 * 86400
+MOST_MIB = 64 * 1024**2
+
 
 def parse_duration(text: str) -> int:
     """Seconds in ``"24:00:00"``, ``"1-00:00:00"``, ``"90min"``, ``"3h"``, ``"45s"`` or ``"2d"``.
 
-    Raises ValueError for anything else, zero included.
+    Raises ValueError for anything else, zero and what no machine has included.
     """
     if clock := _CLOCK.match(text):
         days, hours, minutes, seconds = (int(clock[k] or 0) for k in "dhms")
@@ -37,13 +41,15 @@ def parse_duration(text: str) -> int:
         )
     if total <= 0:
         raise ValueError(f"{text!r}: a duration must be longer than nothing")
+    if total > MOST_S:
+        raise ValueError(f"{text!r}: a duration is at most {format_duration(MOST_S)}")
     return total
 
 
 def parse_size(text: str) -> int:
     """MiB in ``"512MB"``, ``"16GB"`` or ``"1.5TB"`` (1 GB = 1024 MB, as in SLURM).
 
-    Raises ValueError for anything else, zero included.
+    Raises ValueError for anything else, zero and what no machine has included.
     """
     amount = _NUMBER_UNIT.match(text)
     if amount is None or amount["u"] not in _MIB:
@@ -51,6 +57,8 @@ def parse_size(text: str) -> int:
     total = round(float(amount["n"]) * _MIB[amount["u"]])
     if total <= 0:
         raise ValueError(f"{text!r}: a size must be at least 1MB")
+    if total > MOST_MIB:
+        raise ValueError(f"{text!r}: a size is at most {format_size(MOST_MIB)}")
     return total
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,8 +46,8 @@ def launch(run: RunFolder) -> int:
     return child.pid
 
 
-def query(run: RunFolder) -> dict[str, Row]:
-    """State of every element. What ran when the scheduler died is FAILED: nobody runs it."""
+def query(run: RunFolder, elements: Collection[str]) -> dict[str, Row]:
+    """State of these elements. What ran when the scheduler died is FAILED: nobody runs it."""
     if not run.file(STATE).is_file():
         return {}
     state = run.local_state(LocalState)
@@ -56,6 +56,7 @@ def query(run: RunFolder) -> dict[str, Row]:
     return {
         element: Row(known if alive else lost.get(known, known), node="local")
         for element, known in state.elements.items()
+        if element in elements
     }
 
 

@@ -7,9 +7,9 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ca_hpc import processes
 from ca_hpc.core.model import Stage, Workflow
@@ -21,6 +21,11 @@ from ca_hpc.worker import ElementCall
 CALL_TIMEOUT_S = 60
 # submitit's own bound on requeues after a time-out; a training of weeks in slices needs many
 MOST_TIMEOUTS = 1000
+MOST_SAID = 600  # characters of sbatch's complaint
+ASKED: Final = (
+    ("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%r"),
+    ("sacct", "-n", "-X", "-P", "-D", "-o", "JobID,State,NodeList,Reason"),
+)
 # SLURM expands % and reads \ in log paths, and a newline would end the #SBATCH line
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./@+=,:~-]+")
 
@@ -146,38 +151,39 @@ def _linked(path: Path) -> Path:
     return link
 
 
-def query(run: RunFolder) -> dict[str, Row]:
-    """What SLURM says about the run's elements, by element id. One call; a second without sacct.
+def query(run: RunFolder, elements: Collection[str]) -> dict[str, Row]:
+    """What SLURM says about these elements. One call, and sacct for what squeue has forgotten.
 
-    Raises SchedulerUnreachable when neither answers.
+    squeue first: sacct keeps the first reason of a pending job, and needs slurmdbd. A row that
+    neither has is left out. Raises SchedulerUnreachable when neither answers.
     """
     jobs = {
         job: element
         for submission in run.submissions().values()
         for element, job in submission.job_ids.items()
+        if element in elements
     }
-    if not jobs:
-        return {}
-    arrays = ",".join(dict.fromkeys(job.split("_")[0] for job in jobs))
-    asked = (
-        ("sacct", "-n", "-X", "-P", "-D", "-j", arrays, "-o", "JobID,State,NodeList,Reason"),
-        ("squeue", "-h", "-r", "-t", "all", "-j", arrays, "-o", "%i|%T|%N|%r"),
-    )
+    rows: dict[str, Row] = {}
     trouble = []
-    for argv in asked:
+    for command in ASKED:
+        arrays = sorted({job.split("_")[0] for job in jobs if job not in rows}, key=int)
+        if not arrays:
+            break
         try:
-            done = processes.run(argv, timeout_s=CALL_TIMEOUT_S)
+            done = processes.run((*command, "-j", ",".join(arrays)), timeout_s=CALL_TIMEOUT_S)
         except CaHpcError as error:
             trouble.append(error.message)
             continue
         if done.returncode == 0:
-            rows = parse_rows(done.stdout)
-            return {element: rows[job] for job, element in jobs.items() if job in rows}
-        trouble.append(f"{argv[0]}: {done.stderr.strip().splitlines()[-1:]}")
-    raise SchedulerUnreachable(
-        "the scheduler does not answer: " + "; ".join(trouble),
-        hint="try again in a minute; results that have arrived are shown all the same",
-    )
+            rows = {**parse_rows(done.stdout), **rows}
+        elif "Invalid job id" not in done.stderr:  # squeue's word for forgotten ones
+            trouble.append(f"{command[0]}: {' '.join(done.stderr.split()[-12:])}")
+    if len(trouble) == len(ASKED):
+        raise SchedulerUnreachable(
+            "the scheduler does not answer: " + "; ".join(trouble),
+            hint="try again in a minute; results that have arrived are shown all the same",
+        )
+    return {element: rows[job] for job, element in jobs.items() if job in rows}
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -200,6 +206,8 @@ def cancel_named(job_name: str) -> None:
 
 def _reason(error: Exception) -> str:
     """sbatch's own words out of submitit's error."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line.removeprefix("sbatch: error: ") for line in lines if "sbatch: error" in line]
-    return "; ".join(told) or next((line for line in reversed(lines) if line), str(error))
+    unread = [line for line in lines if line.startswith("Could not make sense")]  # submitit's words
+    said = "; ".join(told or unread or lines[-1:])
+    return said[:MOST_SAID] or "it failed without a word"

@@ -16,6 +16,8 @@ from ca_hpc.imaging.orientation import sct_orientation, to_orientation
 
 ORIENTATION = "RPI"  # in SCT's words; nibabel calls it L, A, S
 GRID_TOLERANCE_MM = 1e-2  # headers written by different tools differ by rounding
+# outside, the header is in other units than mm, and no tolerance of ours means anything
+VOXEL_MM = (1e-2, 1e2)
 
 
 class BadCase(CaHpcError):
@@ -46,10 +48,11 @@ def convert_case(case: Case, *, images: Path, labels: Path, values: Mapping[str,
         image = _load(Path(file))
         first = first or image
         _same_grid(first, image, Path(file))
-        array = np.asanyarray(image.dataobj)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told
+            array = np.asanyarray(image.dataobj).astype(np.float32)
         if not np.isfinite(array).all():
             raise BadCase(f"{file}: holds NaN or infinite values", hint="repair or exclude it")
-        oriented = to_orientation(_like(image, array.astype(np.float32)), ORIENTATION)
+        oriented = to_orientation(_like(image, array), ORIENTATION)
         reference = reference or oriented
         out = _like(reference, np.asanyarray(oriented.dataobj))
         nib.save(out, images / f"{case.id}_{channel:04d}.nii.gz")
@@ -74,14 +77,31 @@ def _load(path: Path) -> nib.Nifti1Image:
         image = nib.load(path)
         data = np.asanyarray(image.dataobj)
     except Exception as error:  # nibabel passes on whatever zlib, struct and numpy raise
-        raise BadCase(f"{path}: cannot be read ({error})", hint="fetch or repair it") from error
+        reason = str(error) or type(error).__name__
+        raise BadCase(f"{path}: cannot be read ({reason})", hint="fetch or repair it") from error
     if data.dtype.names is not None:
         raise BadCase(f"{path}: is a colour image", hint="give a grey-scale image")
+    if data.dtype.kind == "c":
+        raise BadCase(f"{path}: has complex values", hint="give the magnitude image")
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:
         raise BadCase(f"{path}: has {data.ndim} dimensions, 3 are needed", hint="split it first")
+    _check_affine(image.affine, path)
     return nib.Nifti1Image(data, image.affine, image.header)
+
+
+def _check_affine(affine: np.ndarray, path: Path) -> None:
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    least, most = VOXEL_MM
+    if not np.isfinite(affine).all() or not ((least <= sizes) & (sizes <= most)).all():
+        told = " x ".join(f"{size:g}" for size in sizes)
+        raise BadCase(
+            f"{path}: voxels of {told} mm: its header (sform or qform) is wrong or not in mm",
+            hint="repair the header",
+        )
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
+        raise BadCase(f"{path}: two voxel axes have one direction", hint="repair the header")
 
 
 def _like(image: nib.Nifti1Image, array: np.ndarray) -> nib.Nifti1Image:
@@ -113,7 +133,14 @@ def _values(array: np.ndarray, values: Mapping[str, int], file: Path) -> np.ndar
     if not np.isfinite(array).all():
         raise BadCase(f"{file}: holds NaN or infinite values", hint="repair or exclude it")
     if len(values) == 1:
-        return np.where(array > 0.5, np.uint8(next(iter(values.values()))), np.uint8(0))
+        inside = array > 0.5
+        if inside.all() or (array.any() and not inside.any()):
+            told = "every" if inside.all() else "no"
+            raise BadCase(
+                f"{file}: {told} voxel is above 0.5 (values {array.min():g} to {array.max():g})",
+                hint="is it a mask? Name the file that is one, or rescale it to 0 to 1",
+            )
+        return np.where(inside, np.uint8(next(iter(values.values()))), np.uint8(0))
     found = {float(v) for v in np.unique(array)}
     strange = sorted(found - {0.0, *map(float, values.values())})
     if strange:

@@ -65,6 +65,7 @@ def scan(spec: FinetuneSpec) -> Cases:
         if not found and not problems:
             problems.append(f"data[{position}]: {_nothing_found(source)}")
         for pair in found:
+            problems += _unusable(pair)
             person = _person(source.person, pair, problems)
             cases.append(
                 Case(
@@ -109,7 +110,7 @@ def _bids(source: BidsSource, here: Path, problems: list[str]) -> Iterator[Found
                 if (
                     path := here / source.labels / relative.parent
                     / f"{stem}{source.label_suffix}{ending}"
-                ).is_file()
+                ).is_file() or path.is_symlink()
             ),
             None,
         )  # fmt: skip
@@ -168,6 +169,16 @@ SCANNERS: Final[Mapping[type, Callable[..., Iterator[Found]]]] = {
 }
 
 
+def _unusable(pair: Found) -> Iterator[str]:
+    for file in (*pair.images, pair.label):
+        if not file.is_file():
+            # git-annex keeps the contents of a file elsewhere until somebody asks for them
+            linked = "is a link to nothing: fetch it" if file.is_symlink() else "is no file"
+            yield f"{file} {linked}"
+    if pair.label in pair.images:
+        yield f"{pair.label} is an image and its own label"
+
+
 def _person(by: Person | None, pair: Found, problems: list[str]) -> str:
     match by:
         case None:
@@ -186,22 +197,30 @@ def _person(by: Person | None, pair: Found, problems: list[str]) -> str:
 
 def _nnunet_labels(here: Path, problems: list[str]) -> dict[str, int]:
     try:
-        labels = json.loads((here / "dataset.json").read_text())["labels"]
-        return {str(k): int(v) for k, v in labels.items() if k != "background"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        labels = dict(json.loads((here / "dataset.json").read_text())["labels"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problems.append(f"{here}/dataset.json: labels cannot be read ({error})")
         return {}
+    labels.pop("background", None)
+    # as of a spec's own labels; nnU-Net's regions (several values per name) are not among them
+    if not labels or {*map(str, labels.values())} != {*map(str, range(1, len(labels) + 1))}:
+        problems.append(f"{here}/dataset.json: labels {labels} are not numbered 1, 2, …")
+        return {}
+    return {name: int(value) for name, value in labels.items()}
 
 
 def _nothing_found(source: BidsSource | NnunetSource | PairsSource) -> str:
     match source:
         case BidsSource():
             wanted = " or ".join(source.contrasts) or "any contrast"
-            some = next((Path(source.path) / source.labels).glob("sub-*/**/*.nii*"), None)
-            instead = f"; a file there: {some.name}" if some else "; that folder has no labels"
+            image = next(Path(source.path).glob("sub-*/**/*.nii*"), None)
+            if image is None:
+                return f"no images found: {source.path} holds no sub-*/**/*.nii.gz"
+            label = next((Path(source.path) / source.labels).glob("sub-*/**/*.nii*"), None)
+            there = f"a file there is {label.name}" if label else "that folder has no labels"
             return (
-                f"no labels found: {source.path}/{source.labels} holds no file that ends in "
-                f"{source.label_suffix}.nii.gz for an image of {wanted}{instead}"
+                f"no labels found for images of {wanted} in {source.path}/{source.labels}: for "
+                f"{image.name} one would be {_stem(image)}{source.label_suffix}.nii.gz; {there}"
             )
         case NnunetSource():
             return f"no labels found in {source.path}/labelsTr"

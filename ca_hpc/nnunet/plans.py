@@ -112,8 +112,14 @@ def model_from_network(
 ) -> Model:
     """The model that a checkpoint's own plans describe (``pretrained.describe_network``).
 
-    Its axes follow from its ``transpose_forward``, its training images being in RPI.
+    Its axes follow from its ``transpose_forward``, its training images being in RPI. Raises
+    CaHpcError for a network that is not 3D.
     """
+    if len(patch_size) != 3:
+        raise CaHpcError(
+            f"the weights belong to a {len(patch_size)}D network (patch size {list(patch_size)})",
+            hint="give a checkpoint of a 3d_fullres training",
+        )
     axes = tuple(ARRAY_AXES[i] for i in transpose_forward)
     return Model(
         name=name,

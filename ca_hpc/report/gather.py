@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 from ca_hpc.core.states import derive_state
 from ca_hpc.core.units import format_duration
@@ -57,7 +58,8 @@ def _summary(
                 f"Against {other} that is {difference.mean:+.3f} on average, and higher for "
                 f"{difference.higher} of {difference.n} people."
             )
-    if "scratch" in arms and arm == "scratch" and len(means) > 1:
+    starts = {name: run.spec.arms[name].weights for _, name, _ in means}
+    if starts[arm] == "random" and "pretrained" in starts.values():
         yield "Training from scratch did better here: the pretrained weights brought no gain."
     missing = len(arms) * len(run.spec.fold_indices) - sum(
         cell is not None for row in table.cells for cell in row
@@ -69,10 +71,10 @@ def _summary(
 def _curves(run: RunFolder) -> Iterator[Curve]:
     for arm in run.spec.arms:
         for fold in run.spec.fold_indices:
-            events: dict[int, dict[str, object]] = {}
+            events: dict[int, dict[str, Any]] = {}
             for attempt in run.attempts(f"train-{arm}-fold{fold}"):
                 told = [e for e in read_events(attempt) if e["event"] == "epoch"]
-                events |= {int(str(e["epoch"])): e for e in told}
+                events |= {e["epoch"]: e for e in told if isinstance(e.get("epoch"), int)}
             if events:
                 epochs = sorted(events)
                 rows = [events[epoch] for epoch in epochs]
@@ -80,13 +82,13 @@ def _curves(run: RunFolder) -> Iterator[Curve]:
                     arm=arm,
                     fold=fold,
                     epochs=tuple(epochs),
-                    train_loss=tuple(_number(row["train_loss"]) for row in rows),
-                    val_loss=tuple(_number(row["val_loss"]) for row in rows),
-                    pseudo_dice=tuple(_number(row["pseudo_dice"]) for row in rows),
+                    train_loss=tuple(_number(row.get("train_loss")) for row in rows),
+                    val_loss=tuple(_number(row.get("val_loss")) for row in rows),
+                    pseudo_dice=tuple(_number(row.get("pseudo_dice")) for row in rows),
                 )
 
 
-def read_events(attempt: Path) -> list[dict[str, object]]:
+def read_events(attempt: Path) -> list[dict[str, Any]]:
     """The whole lines of an attempt's ``progress.jsonl``; one that is being written is left out."""
     file = attempt / "progress.jsonl"
     if not file.is_file():
@@ -95,9 +97,11 @@ def read_events(attempt: Path) -> list[dict[str, object]]:
     events = []
     for line in lines:
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             continue  # cut off by a kill; the next attempt's lines are whole again
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            events.append(event)
     return events
 
 

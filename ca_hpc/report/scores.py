@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from ca_hpc.errors import CaHpcError
 from ca_hpc.report.model import CaseScore
 from ca_hpc.store import atomic
 
@@ -32,17 +33,25 @@ def write_scores(scores: Sequence[CaseScore], run_folder: Path) -> None:
 
 
 def read_scores(run_folder: Path) -> tuple[CaseScore, ...]:
-    """What ``write_scores`` wrote; empty before the evaluation."""
+    """What ``write_scores`` wrote; empty before the evaluation. Raises CaHpcError."""
     file = run_folder / FOLDER / "scores.json"
     if not file.is_file():
         return ()
     numbers = {f.name for f in fields(CaseScore) if f.type == "float"}
-    rows: list[dict[str, Any]] = json.loads(file.read_text())
     missing = dict.fromkeys(numbers, math.nan)
-    return tuple(
-        CaseScore(**missing | {k: v for k, v in row.items() if v is not None or k not in numbers})
-        for row in rows
-    )
+    try:
+        rows: list[dict[str, Any]] = json.loads(file.read_text())
+        return tuple(
+            CaseScore(
+                **missing | {k: v for k, v in row.items() if v is not None or k not in numbers}
+            )
+            for row in rows
+        )
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CaHpcError(
+            f"{file} cannot be read: {error}",
+            hint="it is damaged; the folds' own predictions and summaries are below results/",
+        ) from error
 
 
 def _plain(value: object) -> object:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ca_hpc import processes
 from ca_hpc.errors import CaHpcError, ExitCode
 from ca_hpc.store import atomic
 from ca_hpc.store.run_folder import RunFolder
@@ -50,6 +51,7 @@ def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = No
     parser.add_argument("--fold", type=int, default=0)
     given = vars(parser.parse_args(argv))
     call = StepCall(**{**given, "run": RunFolder(given["run"])})
+    processes.end_with_parent()
     try:
         status = step(call)
     except CaHpcError as error:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from ca_hpc import processes
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.convert import ORIENTATION, BadCase, Converted, convert_case
@@ -34,7 +35,9 @@ def prepare(call: StepCall) -> None:
     work = partial(_convert, images=images, labels=labels, values=dict(data.labels))
     found: list[Converted] = []
     bad: list[str] = []
-    with ProcessPoolExecutor(min(call.cpus, len(data.cases))) as pool:
+    workers = min(call.cpus, len(data.cases))
+    # forked workers wait for ever when their parent is killed: they hold each other's queue open
+    with ProcessPoolExecutor(workers, initializer=processes.end_with_parent) as pool:
         for done, outcome in enumerate(pool.map(work, data.cases), start=1):
             (bad if isinstance(outcome, str) else found).append(outcome)  # type: ignore[arg-type]
             call.emit({"event": "case", "done": done, "total": len(data.cases)})

@@ -90,6 +90,8 @@ def build_image(request: BuildRequest, *, run: Run, progress: Progress, built: s
     builders of one image the second waits and takes the first one's. Raises CaHpcError.
     """
     _check_weights(request.weights)
+    if request.output.is_dir():
+        raise CaHpcError(f"{request.output} is a folder", hint="name the image file to write")
     if request.base is None:
         base = build_base(request, run=run, progress=progress, built=built)
     else:
@@ -238,6 +240,7 @@ def _exclusive(output: Path, *, progress: Progress) -> Iterator[Path]:
     """A temporary folder beside ``output`` while this process alone may make it."""
     parent = output.parent
     lock = parent / f".{output.name}.lock"
+    prefix = f".{output.name}.building-"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
@@ -246,12 +249,15 @@ def _exclusive(output: Path, *, progress: Progress) -> Iterator[Path]:
             f"cannot write to {parent}: {error.strerror}",
             hint="choose a folder that you may write to: --output FILE, --store FOLDER",
         ) from error
-    with (
-        held(lock, waiting=lambda: progress(f"another process builds {output.name}: waiting")),
+    with held(lock, waiting=lambda: progress(f"another process builds {output.name}: waiting")):
+        for (
+            left
+        ) in parent.iterdir():  # by a builder that was killed: while it lived it had the lock
+            if left.name.startswith(prefix) and left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
         # the same file system as the image, which is moved into place
-        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=parent) as folder,
-    ):
-        yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
+            yield Path(folder)
 
 
 def _finished(layer: _Layer) -> ImageInfo | None:

@@ -116,8 +116,9 @@ class RunFolder:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> CaHpcError:
+        reason, *_ = str(error).split("\n")  # pydantic tells every key on a line of its own
         return CaHpcError(
-            f"{self.file(name)} cannot be read: {error}",
+            f"{self.file(name)} cannot be read: {reason}",
             hint="this run's record is damaged; submit the job again",
         )
 

@@ -14,6 +14,7 @@ from ca_hpc.actions.prepare import Host, Overrides
 from ca_hpc.actions.status import cancel, status
 from ca_hpc.actions.submit import dry_run, submit
 from ca_hpc.core.model import TaskState
+from ca_hpc.core.record import Result
 from ca_hpc.errors import ExitCode, SchedulerUnreachable
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.worker import ElementCall
@@ -87,6 +88,11 @@ def test_a_refused_stage_takes_the_stages_before_it_back(
     assert "invalid partition specified: nowhere" in caught.value.message
     cancelled = [call["arguments"] for call in slurm.called("scancel")]
     # by id what is known, by name what sbatch may have queued in spite of its error
+    run = RunFolder.open(host.folder / "ca-hpc-runs/fake-001")
+    now = status(run)
+    assert now.ended and now.exit_code is ExitCode.TASK_FAILED
+    assert {task.state for task in now.tasks} == {TaskState.CANCELLED}
+    assert all("stage train" in (task.cause or "") for task in now.tasks)
     assert cancelled == [["101", "102"], ["--name", "fake-001.train.0badcafe"]]
 
 
@@ -98,19 +104,53 @@ def test_without_sbatch_nothing_is_written(slurm: FakeSlurm, host: Host, job_fil
     assert not (host.folder / "ca-hpc-runs").exists()
 
 
-def test_status_is_one_sacct(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+def test_status_is_one_squeue(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
     run = submitted(job_file, host)
-    rows = "101|RUNNING|node1|None\n102|PENDING||Dependency\n103_[0-9%10]|PENDING||Dependency\n"
-    slurm.answer({"sacct": [{"stdout": rows}]})
+    rows = ["101|RUNNING|node1|None", *(f"{job}|PENDING||Dependency" for job in (102, 104, 105))]
+    rows += [f"103_{i}|PENDING||PartitionConfig" for i in range(10)]
+    slurm.answer({"squeue": [{"stdout": "\n".join(rows) + "\n"}]})
+    before = len(slurm.calls)
+    tasks = {task.task: task for task in status(run).tasks}
+    assert [call["program"] for call in slurm.calls[before:]] == ["squeue"]
+    assert tasks["prepare"].state is TaskState.RUNNING
+    assert tasks["train-scratch-fold4"].state is TaskState.PENDING
+    assert tasks["train-scratch-fold4"].cause == "PartitionConfig"
+
+
+def test_sacct_is_asked_for_what_squeue_has_forgotten(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    run = submitted(job_file, host)
+    slurm.answer(
+        {
+            "squeue": [{"stdout": "101|RUNNING|node1|None\n"}],
+            "sacct": [{"stdout": "103_3|NODE_FAIL|node2|None\n"}],
+        }
+    )
     before = len(slurm.calls)
     states = {task.task: task.state for task in status(run).tasks}
-    assert [call["program"] for call in slurm.calls[before:]] == ["sacct"]
+    first, second = slurm.calls[before:]
+    assert first["arguments"][-1] == "101,102,103,104,105"
+    assert second["arguments"][-1] == "102,103,104,105"
     assert states["prepare"] is TaskState.RUNNING
-    assert states["train-scratch-fold4"] is TaskState.PENDING
-    assert states["report"] is TaskState.UNKNOWN  # no row yet: not failed
+    assert states["train-scratch-fold1"] is TaskState.NODE_FAIL
+    assert states["report"] is TaskState.UNKNOWN  # no row anywhere yet: not failed
 
 
-def test_without_slurmdbd_squeue_is_asked(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+def test_jobs_that_squeue_does_not_know_are_no_trouble(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    run = submitted(job_file, host)
+    unknown = {"status": 1, "stderr": "slurm_load_jobs error: Invalid job id specified\n"}
+    slurm.answer({"squeue": [unknown], "sacct": [{"stdout": "101|FAILED|node1|None\n"}]})
+    now = status(run)
+    assert now.trouble is None
+    assert now.tasks[0].state is TaskState.FAILED
+
+
+def test_without_slurmdbd_what_squeue_says_is_shown(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
     run = submitted(job_file, host)
     slurm.answer(
         {
@@ -136,9 +176,27 @@ def test_a_scheduler_that_refuses_makes_nothing_failed(
     assert not now.ended and now.exit_code is ExitCode.OK
 
 
+def test_a_failed_task_shows_as_such_while_its_siblings_in_the_element_run(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    run = submitted(job_file, host, text="resources: {train: {pack: 2, cpus: 2}}\n")
+    failed, running = "train-finetune-fold0", "train-scratch-fold0"
+    for task in (failed, running):
+        run.new_attempt(task, job="103_0", restart=0)
+    result = Result(
+        task=failed, attempt=run.attempts(failed)[0].name, state=TaskState.FAILED, exit_code=1,
+        started="", ended="", seconds=1.0, host="node1", cause="it broke",
+    )  # fmt: skip
+    run.write(f"tasks/{failed}/result.json", result)
+    slurm.answer({"squeue": [{"stdout": "103_0|RUNNING|node1|None\n"}]})
+    tasks = {task.task: task for task in status(run).tasks}
+    assert tasks[failed].state is TaskState.FAILED and tasks[failed].cause == "it broke"
+    assert tasks[running].state is TaskState.RUNNING
+
+
 def test_cancel_names_each_array_once(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
     run = submitted(job_file, host)
-    cancel(run)
+    assert cancel(run)
     assert [c["arguments"] for c in slurm.called("scancel")] == [
         ["101", "102", "103", "104", "105"]
     ]
@@ -154,3 +212,36 @@ def test_a_run_folder_with_a_newline_reaches_sbatch_by_a_link(
         (log,) = re.findall(r"--output=(\S+)", call["script"])
         assert "\n" not in log and Path(log).parent.resolve().is_relative_to(run.path.resolve())
         assert "wrap" not in call["script"]
+
+
+def test_a_refusal_that_cannot_be_taken_back_says_so_and_how(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    refusal = {"status": 1, "stderr": "sbatch: error: invalid account\n"}
+    frozen = {"status": 1, "stderr": "scancel: error: slurmctld does not answer\n"}
+    slurm.answer({"sbatch": [*job_ids(101, 102), refusal], "scancel": [frozen]})
+    with pytest.raises(SchedulerUnreachable) as caught:
+        submitted(job_file, host)
+    assert "invalid account" in caught.value.message
+    assert "slurmctld does not answer" in caught.value.message
+    run = RunFolder.open(host.folder / "ca-hpc-runs/fake-001")
+    assert caught.value.hint == f"ca-hpc cancel {run.path}"
+    slurm.answer({})
+    assert cancel(run)
+    assert slurm.called("scancel")[-1]["arguments"] == ["101", "102"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"stdout": "hello\n"}, 'Could not make sense of sbatch output "hello"'),
+        ({"status": 1}, "it failed without a word"),
+    ],
+)
+def test_what_sbatch_says_instead_of_a_job_id_is_shown(
+    slurm: FakeSlurm, host: Host, job_file: Path, answer: dict[str, object], told: str
+) -> None:
+    slurm.answer({"sbatch": [answer]})
+    with pytest.raises(SchedulerUnreachable, match="sbatch refused stage prepare") as caught:
+        submitted(job_file, host)
+    assert told in caught.value.message

@@ -152,7 +152,7 @@ TaskPlugin=task/none
 # Without cgroups the accounting poll is the only memory limit.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=2
-JobAcctGatherParams=OverMemoryKill
+JobAcctGatherParams=OverMemoryKill,UsePss
 
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5,sched_min_interval=100000

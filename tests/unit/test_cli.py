@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,8 @@ import pytest
 from ca_hpc import cli
 from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, TaskState, Workflow
 from ca_hpc.core.record import Result, Submission
+from ca_hpc.report.model import CaseScore
+from ca_hpc.report.scores import write_scores
 from ca_hpc.store.run_folder import RunFolder
 
 JOB = """\
@@ -114,6 +118,35 @@ def test_a_job_file_that_cannot_be_read_is_told_as_such(
     shown = call("validate", str(job))
     assert shown.code == 2
     assert shown.err.startswith(f"error: {job}: {told}\nhint: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("weights: ~nobody9/model.pth", "~nobody9/model.pth do not exist"),
+        ("cluster: " + "x" * 300, "File name too long"),
+    ],
+)
+def test_a_path_that_cannot_be_is_no_bug(call: Call, job: Path, key: str, told: str) -> None:
+    name = key.partition(":")[0]
+    job.write_text(re.sub(f"^{name}: .*", key, JOB, flags=re.MULTILINE))
+    shown = call("validate", str(job))
+    assert shown.code == 2
+    assert told in shown.err
+    assert "unexpected" not in shown.err
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_run(call: Call, job: Path) -> None:
+    # a limit on the size of files is met at the same place as a full disk
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        shown = call("submit", str(job))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert shown.code == 2
+    assert "File too large" in shown.err
+    assert not list(Path("ca-hpc-runs").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -292,6 +325,47 @@ def test_the_exit_code_tells_all_done_some_lost_or_all_lost(
     for fold, state in enumerate(states):
         end(run, f"train-a-fold{fold}", state)
     assert call("status", str(run.path)).code == code
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", "null", "7", "{", '{"x": 1}', '{"event": "epoch"}', '{"event": 3}',
+     '{"event": "case", "done": 1e999, "total": "x"}', "\0\0", '{"event": ["epoch"]}'],
+)  # fmt: skip
+def test_a_progress_file_with_rubbish_in_it_costs_the_bar_only(
+    call: Call, run: RunFolder, line: str
+) -> None:
+    attempt = run.attempts("train-a-fold0")[-1]
+    good = '{"event": "epoch", "epoch": 2, "epochs": 9}'
+    (attempt / "progress.jsonl").write_text(f"{good}\n{line}\n")
+    told = json.loads(call("status", "--json", str(run.path)).out)
+    (fold,) = (task for task in told["tasks"] if task["task"] == "train-a-fold0")
+    assert (fold["done"], fold["total"]) == (3, 9)
+
+
+@pytest.mark.parametrize("text", ["", "[1", "[1]", "null", '{"a": 1}', '[{"x": 1}]', "\0"])
+def test_a_damaged_table_of_scores_is_named(call: Call, run: RunFolder, text: str) -> None:
+    for fold in (0, 1):
+        end(run, f"train-a-fold{fold}", TaskState.COMPLETED)
+    file = run.file("evaluation", "scores.json")
+    file.parent.mkdir()
+    file.write_text(text)
+    shown = call("status", str(run.path))
+    assert shown.code == 2
+    assert shown.err.startswith(f"error: {file} cannot be read: ")
+    assert "COMPLETED" in shown.out
+
+
+def test_a_damaged_spec_is_told_in_two_lines(call: Call, run: RunFolder) -> None:
+    for fold in (0, 1):
+        end(run, f"train-a-fold{fold}", TaskState.COMPLETED)
+    run.file("evaluation").mkdir()
+    row = CaseScore("a", 0, "c", "p", None, "T2w", "s1", "cord", 1.0, 1.0, 1.0, 0.0)
+    write_scores([row], run.path)
+    run.file("spec.json").write_text('{"x": 1}')
+    shown = call("status", str(run.path))
+    assert shown.code == 2
+    assert len(shown.err.splitlines()) == 2
 
 
 def test_a_folder_that_is_no_run_is_refused(call: Call, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,52 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe\n")
     with pytest.raises(SpecError, match=r"mine\.yaml: is not UTF-8 text"):
         configs.cluster("mine.yaml", relative_to=tmp_path)
+
+
+def test_a_file_that_is_too_large_for_a_profile_is_not_parsed(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\n" + "# filler\n" * 200_000)
+    with pytest.raises(SpecError, match=r"mine\.yaml is larger than 1000 kB"):
+        configs.cluster("mine.yaml", relative_to=tmp_path)
+
+
+@pytest.mark.parametrize("key", ["account", "partition", "qos", "constraint"])
+def test_what_goes_into_the_batch_script_is_one_line(tmp_path: Path, key: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f'name: mine\n{key}: "a\\ntouch /tmp/b"\n')
+    with pytest.raises(SpecError, match=f"{key}: must be one line"):
+        configs.cluster("mine.yaml", relative_to=tmp_path)
+
+
+def test_a_gpu_flag_is_one_line(tmp_path: Path) -> None:
+    flag = '"--gres=gpu:{count}\\ntouch /tmp/b"'
+    (tmp_path / "mine.yaml").write_text(
+        f"name: mine\ngpus: {{a: {{flag: {flag}, cpus: 1, ram: 1GB}}}}\n"
+    )
+    with pytest.raises(SpecError, match=r"gpus\.a\.flag: must be one line"):
+        configs.cluster("mine.yaml", relative_to=tmp_path)
+
+
+@pytest.mark.parametrize("gpus", ["-1", '"2"'])
+def test_a_node_has_a_whole_number_of_gpus(tmp_path: Path, gpus: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nnode: {{gpus: {gpus}}}\n")
+    with pytest.raises(SpecError, match=r"node\.gpus: should be"):
+        configs.cluster("mine.yaml", relative_to=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "strides", ["null", "2", "[]", "[1, 2, 2]", "[[1, 1]]", "[[0, 1, 1]]", "[[1.5, 1, 1]]"]
+)
+def test_a_model_needs_the_strides_that_its_patch_is_checked_against(
+    tmp_path: Path, strides: str
+) -> None:
+    text = shipped("configs", "models", "demo.yaml").read_text()
+    text = re.sub("strides: .*", f"strides: {strides}", text)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SpecError, match="arch_kwargs: needs strides"):
+        configs.model("mine.yaml", relative_to=tmp_path)
+
+
+def test_a_model_has_each_axis_once(tmp_path: Path) -> None:
+    text = shipped("configs", "models", "demo.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("[RL, AP, SI]", "[RL, RL, SI]"))
+    with pytest.raises(SpecError, match="axes: name each of RL, AP and SI once"):
+        configs.model("mine.yaml", relative_to=tmp_path)

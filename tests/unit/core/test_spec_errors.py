@@ -145,6 +145,13 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
         ("arms: [a]", "arms: should be keys with values"),
         ("arms: {a: }", "arms.a: should be keys with values"),
         ('arms: {"a b": {}}', "arms.a b: use letters, digits, - and _ only"),
+        ("arms: {" + "a" * 65 + ": {}}", "use at most 64 characters"),
+        ('model: "a\\0b"', "model: holds a null character"),
+        (f"model: {'a' * 5000}", "model: String should have at most 4096 characters"),
+        ('resources: {train: {sbatch: {comment: "a\\nb"}}}', "must be one line of printable"),
+        ("resources: {train: {sbatch: {array: 0-9}}}", "sbatch.array: is set by ca-hpc itself"),
+        ("resources: {train: {sbatch: {--mem: 1G}}}", "write sbatch's long option without dashes"),
+        ("labels: {background: 1, cord: 2}", "labels: leave out background, it is always 0"),
         ("labels: {cord: first}", "labels.cord: should be a whole number"),
         ("resources: {train: {time: 24}}", 'a duration is text with a unit, like "24:00:00"'),
         ("resources: {train: {memory: 16}}", 'a size is text with a unit, like "512MB"'),
@@ -155,6 +162,12 @@ def test_a_value_that_does_not_fit_is_told_with_what_would(lines: str, told: str
     (problem,) = problems(JOB + lines)
     assert problem.startswith("7:")
     assert told in problem
+
+
+def test_a_long_value_does_not_fill_the_screen() -> None:
+    (problem,) = problems(JOB + f"training: {{checkpoint_every: {'x' * 100_000}}}")
+    assert "'xxx" in problem
+    assert len(problem) < 500
 
 
 def test_an_unquoted_duration_is_refused_with_the_quoted_form() -> None:

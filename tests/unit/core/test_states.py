@@ -13,10 +13,10 @@ from ca_hpc.core.states import SLURM_STATES, Row, derive_state, parse_rows
 S = TaskState
 
 
-def ended(state: TaskState) -> Result:
+def ended(state: TaskState, *, exit_code: int = 1) -> Result:
     return Result(
-        task="t", attempt="0001-1-r0", state=state, exit_code=0, started="", ended="", seconds=1,
-        host="n1",
+        task="t", attempt="0001-1-r0", state=state, exit_code=exit_code, started="", ended="",
+        seconds=1, host="n1",
     )  # fmt: skip
 
 
@@ -81,6 +81,12 @@ def test_an_attempt_after_the_result_counts_and_not_the_result() -> None:
 def test_a_task_behind_others_in_its_element_waits_and_is_cancelled_by_their_failure() -> None:
     assert derive_state(None, Row(S.RUNNING), submitted=True, behind=True) is S.PENDING
     assert derive_state(None, Row(S.FAILED), submitted=True, behind=True) is S.CANCELLED
+
+
+def test_what_a_cancelled_task_died_of_is_no_failure_of_its_own() -> None:
+    # 135: SIGBUS, of a program whose image was unmounted under it by the same signal
+    killed = ended(S.FAILED, exit_code=135)
+    assert derive_state(killed, Row(S.CANCELLED), submitted=True) is S.CANCELLED
 
 
 @given(st.sampled_from([None, *S]), st.booleans())

@@ -182,11 +182,13 @@ def test_a_fourth_dimension_of_one_is_no_dimension(folder: Path, convert: Conver
 def test_a_soft_label_is_cut_at_a_half(
     folder: Path, convert: Convert, stored: float, kept: int
 ) -> None:
-    found = convert(label=blob(np.float32, value=stored))
-    assert found.label_voxels == 6 * kept
+    soft = blob(np.float32, value=stored)
+    soft[4, 5, 6] = 1
+    found = convert(label=soft)
+    assert found.label_voxels == 6 * kept + 1
     label = np.asanyarray(written(folder, "labels/c.nii.gz").dataobj)
     assert label.dtype == np.uint8
-    assert set(np.unique(label)) == {0, kept}
+    assert set(np.unique(label)) == {0, 1}
 
 
 def test_several_labels_keep_their_values(folder: Path, convert: Convert) -> None:
@@ -201,6 +203,26 @@ def test_several_labels_keep_their_values(folder: Path, convert: Convert) -> Non
 def test_a_value_that_is_no_label_is_refused(convert: Convert, value: float) -> None:
     with pytest.raises(BadCase, match=rf"seg\.nii\.gz: values \[{value:.1f}\] are not among"):
         convert(label=blob(np.float32, value=value), values={"cord": 1, "lesion": 2})
+
+
+def test_an_empty_label_is_one(convert: Convert) -> None:
+    assert convert(label=blob(value=0)).label_voxels == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        (blob(np.float32, value=0.45), "no voxel is above 0.5 (values 0 to 0.45)"),
+        (blob(np.int16, value=-1), "no voxel is above 0.5 (values -1 to 0)"),
+        (picture() + 100, "every voxel is above 0.5 (values 100 to 309)"),
+    ],
+)
+def test_what_is_no_mask_is_refused_rather_than_trained_on(
+    convert: Convert, label: Array, told: str
+) -> None:
+    with pytest.raises(BadCase) as refused:
+        convert(label=label)
+    assert told in refused.value.message
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -269,3 +291,41 @@ def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
     case = Case("c", "s1", ("/gone.nii.gz",), "/gone-seg.nii.gz", "s", "s", None, "T2w")
     with pytest.raises(BadCase, match=r"/gone\.nii\.gz: cannot be read"):
         convert_case(case, images=folder / "images", labels=folder / "labels", values={"cord": 1})
+
+
+@pytest.mark.parametrize("row", [(0, 0, 0), (float("nan"), 0, 0), (1e6, 0, 0), (1e-6, 0, 0)])
+def test_a_header_that_cannot_be_in_mm_is_refused(
+    folder: Path, row: tuple[float, float, float]
+) -> None:
+    image, label = save(picture(), folder / "in" / "i.nii"), save(blob(), folder / "in" / "s.nii")
+    with Path(image).open("r+b") as stream:  # nibabel does not write such an affine
+        stream.seek(280)  # srow_x (nifti1.h)
+        stream.write(np.array(row, "<f4").tobytes())
+    with pytest.raises(BadCase, match=r"i\.nii: voxels of .* mm: its header .* is wrong"):
+        one(image, label, folder)
+
+
+def test_voxel_axes_that_coincide_are_refused(folder: Path) -> None:
+    image, label = save(picture(), folder / "in" / "i.nii"), save(blob(), folder / "in" / "s.nii")
+    with Path(image).open("r+b") as stream:
+        stream.seek(280)
+        stream.write(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]], "<f4").tobytes())
+    with pytest.raises(BadCase, match="two voxel axes have one direction"):
+        one(image, label, folder)
+
+
+def test_complex_values_are_refused(convert: Convert) -> None:
+    with pytest.raises(BadCase, match="has complex values"):
+        convert(image=picture().astype(np.complex64))
+
+
+def test_values_too_large_for_float32_are_refused(convert: Convert) -> None:
+    with pytest.raises(BadCase, match="holds NaN or infinite values"):
+        convert(image=np.full(SHAPE, 1e300))
+
+
+def one(image: str, label: str, folder: Path) -> Converted:
+    case = Case("c", "s1", (image,), label, "sub-01", "sub-01", None, "T2w")
+    return convert_case(
+        case, images=folder / "images", labels=folder / "labels", values={"cord": 1}
+    )

@@ -50,6 +50,36 @@ def by_id(cases: Cases) -> dict[str, Case]:
     return {case.id: case for case in cases.cases}
 
 
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file", ["bids/sub-01/anat/sub-01_T2w", "bids/derivatives/labels/sub-01/anat/sub-01_T2w_seg"]
+)
+def test_a_file_that_git_annex_has_not_fetched_is_told_and_not_left_out(
+    tmp_path: Path, put: Put, file: str
+) -> None:
+    put("bids/sub-01/anat/sub-01_T2w.nii.gz", f"{LABELS}/sub-01/anat/sub-01_T2w_seg.nii.gz")
+    put("bids/sub-02/anat/sub-02_T2w.nii.gz", f"{LABELS}/sub-02/anat/sub-02_T2w_seg.nii.gz")
+    link = tmp_path / f"{file}.nii.gz"
+    link.unlink()
+    link.symlink_to(".git/annex/objects/none")
+    assert problems(tmp_path, BIDS) == [f"{link} is a link to nothing: fetch it"]
+
+
+def test_a_folder_named_as_an_image_is_told(tmp_path: Path, put: Put) -> None:
+    put(f"{LABELS}/sub-01/anat/sub-01_T2w_seg.nii.gz")
+    image = tmp_path / "bids/sub-01/anat/sub-01_T2w.nii.gz"
+    image.mkdir(parents=True)
+    assert problems(tmp_path, BIDS) == [f"{image} is no file"]
+
+
+def test_an_image_is_not_its_own_label(tmp_path: Path, put: Put) -> None:
+    put("a.nii.gz")
+    source = pairs(tmp_path, "image,label,subject\na.nii.gz,a.nii.gz,1\n")
+    assert problems(tmp_path, source) == [f"{tmp_path}/a.nii.gz is an image and its own label"]
+
+
 # --- BIDS ----------------------------------------------------------------------------------------
 
 BIDS = "{type: bids, path: HERE/bids, label_suffix: _seg}"
@@ -121,15 +151,16 @@ def test_nothing_found_tells_what_was_looked_for_and_what_lies_there(
     )
     (problem,) = problems(tmp_path, BIDS.replace("}", ", contrasts: [T1w, T2w]}"))
     assert problem == (
-        f"data[0]: no labels found: {tmp_path}/{LABELS} holds no file that ends in _seg.nii.gz "
-        "for an image of T1w or T2w; a file there: sub-01_T2w_label-SC_mask.nii.gz"
+        f"data[0]: no labels found for images of T1w or T2w in {tmp_path}/{LABELS}: "
+        "for sub-01_T2w.nii.gz one would be sub-01_T2w_seg.nii.gz; "
+        "a file there is sub-01_T2w_label-SC_mask.nii.gz"
     )
 
 
 def test_nothing_found_in_an_empty_folder_says_so(tmp_path: Path, put: Put) -> None:
     put("bids/dataset_description.json")
     (problem,) = problems(tmp_path, BIDS)
-    assert problem.endswith("for an image of any contrast; that folder has no labels")
+    assert problem == f"data[0]: no images found: {tmp_path}/bids holds no sub-*/**/*.nii.gz"
 
 
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -218,7 +249,21 @@ def test_a_label_without_its_image_is_a_problem(tmp_path: Path, put: Put) -> Non
     ]
 
 
-@pytest.mark.parametrize("labels", [None, {"cord": [1, 2]}, {"cord": "x"}, ["cord"]])
+@pytest.mark.parametrize(
+    "labels",
+    [{}, {"cord": [1, 2]}, {"cord": "x"}, {"cord": 3}, {"cord": -1}, {"a": 1, "b": 1}, {"a": 1.5}],
+)
+def test_labels_that_are_not_numbered_without_gaps_are_a_problem(
+    tmp_path: Path, put: Put, labels: dict[str, object]
+) -> None:
+    put("raw/labelsTr/a.nii.gz", "raw/imagesTr/a_0000.nii.gz")
+    write_dataset(tmp_path / "raw", {"background": 0, **labels})
+    assert problems(tmp_path, NNUNET) == [
+        f"{tmp_path}/raw/dataset.json: labels {labels} are not numbered 1, 2, …"
+    ]
+
+
+@pytest.mark.parametrize("labels", [None, ["cord"], 7])
 def test_labels_that_cannot_be_read_are_a_problem(tmp_path: Path, put: Put, labels: object) -> None:
     put("raw/labelsTr/a.nii.gz", "raw/imagesTr/a_0000.nii.gz")
     write_dataset(tmp_path / "raw", labels)

@@ -209,3 +209,14 @@ def test_a_checkpoints_own_plans_give_back_its_axes_patch_and_spacing(order: lis
     assert [getattr(found.spacing, axis) for axis in found.axes] == [1.0, 2.0, 3.0]
     out = patch_plans(planned(order), found, plans_name="p", request=Plans())
     assert out["configurations"]["3d_fullres"]["data_identifier"] == "nnUNetPlans_3d_fullres"
+
+
+def test_weights_of_a_2d_network_are_refused_by_their_patch() -> None:
+    with pytest.raises(CaHpcError, match=r"belong to a 2D network \(patch size \[256, 256\]\)"):
+        model_from_network(
+            name="flat",
+            architecture={},
+            patch_size=[256, 256],
+            spacing=[1, 1],
+            transpose_forward=[0, 1, 2],
+        )

@@ -8,7 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -376,3 +380,40 @@ def test_a_build_leaves_image_record_log_and_lock_only(
         "ca-hpc.sif.json",
         "ca-hpc.sif.log",
     ]
+
+
+def test_what_a_killed_builder_left_is_removed_by_the_next(
+    programs: Path, request_: BuildRequest
+) -> None:
+    left = request_.output.parent / f".{request_.output.name}.building-x"
+    left.mkdir(parents=True)
+    (left / "image.sif").write_bytes(b"half")
+    build(request_)
+    assert not left.exists()
+
+
+def test_a_folder_is_not_overwritten_by_an_image(programs: Path, request_: BuildRequest) -> None:
+    request_.output.mkdir(parents=True)
+    with pytest.raises(CaHpcError, match="is a folder"):
+        build(request_)
+    assert not (programs / "calls").exists()
+
+
+def test_a_build_that_is_asked_to_end_leaves_nothing_half_built(
+    programs: Path, request_: BuildRequest, tmp_path: Path
+) -> None:
+    base = build_base(request_, run=run, progress=lambda sentence: None, built=BUILT)
+    output = tmp_path / "made.sif"
+    argv = (sys.executable, "-m", "ca_hpc", "image", "build", str(output), "--cpu")
+    builder = subprocess.Popen(
+        (*argv, "--base", str(base.path)),
+        env={**os.environ, "FAKE_BUILD_SECONDS": "60"},
+    )
+    deadline = time.monotonic() + 30
+    while not any(tmp_path.glob(".made.sif.building-*/context")):
+        assert time.monotonic() < deadline, "it did not begin"
+        time.sleep(0.05)
+    builder.send_signal(signal.SIGTERM)
+    assert builder.wait(timeout=30) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob(".made.sif.building-*"))
+    assert not output.exists()

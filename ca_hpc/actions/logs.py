@@ -1,0 +1,43 @@
+"""Where a task's words are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ca_hpc.core.model import Element, Stage
+from ca_hpc.errors import CaHpcError
+from ca_hpc.executors import slurm
+from ca_hpc.store.run_folder import RunFolder
+
+
+def log_files(run: RunFolder, task_id: str) -> tuple[Path, ...]:
+    """Logs of a task, the most telling first. Raises CaHpcError when it has none.
+
+    That of its newest attempt; and its element's where that attempt left no result: there stands
+    what SLURM had to say, such as "exceeded memory limit".
+    """
+    places = {
+        task.id: (stage, element)
+        for stage in run.workflow.stages
+        for element in stage.elements
+        for task in element.tasks
+    }
+    if task_id not in places:
+        raise CaHpcError(f"no task {task_id} in {run.path}", hint="tasks: " + ", ".join(places))
+    attempts = run.attempts(task_id)
+    found = [a / "log.txt" for a in attempts[-1:] if (a / "log.txt").is_file()]
+    if not attempts or not (attempts[-1] / "result.json").is_file():
+        found += _element_logs(run, *places[task_id])
+    if not found:
+        raise CaHpcError(f"{task_id} has no log yet", hint="it has not started: ca-hpc status RUN")
+    return tuple(found)
+
+
+def _element_logs(run: RunFolder, stage: Stage, element: Element) -> Iterator[Path]:
+    submission = run.submissions().get(stage.name)
+    if submission is not None and (job := submission.job_ids.get(element.id)) is not None:
+        yield from sorted(slurm.log_folder(run.path, stage.name).glob(f"{job}_*_log.out"))
+    local_log = run.file("local", f"{element.id}.log")
+    if local_log.is_file():
+        yield local_log

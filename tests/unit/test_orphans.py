@@ -1,0 +1,94 @@
+"""What is killed takes along what it has started, though it can no longer do anything itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ca_hpc.core import door
+from ca_hpc.core.record import Case, Cases
+from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.report.gather import read_events
+from ca_hpc.store.run_folder import RunFolder
+
+WAIT_S = 30.0
+SPEC = """\
+kind: finetune
+name: neck
+cluster: local
+data: [{type: bids, path: /nowhere, label_suffix: _seg}]
+weights: w.pth
+splits: {folds: 2}
+"""
+# A parent whose child says that it is ready, and then waits for ever.
+CHILD = "import time\n{call}\nprint('ready', flush=True)\ntime.sleep(600)"
+PARENT = (
+    "import subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+    "child.stdout.readline()\n"
+    "print(child.pid, flush=True)\n"
+    "time.sleep(600)"
+)
+
+
+def until(true: Callable[[], bool], *, what: str) -> None:
+    end = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; an orphan that nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_process_that_asked_for_it_ends_with_its_parent() -> None:
+    call = "from ca_hpc import processes; processes.end_with_parent()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(child=CHILD.format(call=call))],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert lives(child)
+    parent.kill()
+    parent.communicate()
+    until(lambda: not lives(child), what="the child lives on")
+
+
+def test_a_prepare_that_is_killed_leaves_no_converter_behind(tmp_path: Path) -> None:
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[20] = 1
+    file = str(tmp_path / "mask.nii")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), file)
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), image := str(tmp_path / "image.nii"))
+    cases = [Case(f"c{i}", "s1", (image,), file, f"{i}", f"{i}", None, "T2w") for i in range(1000)]
+    run = RunFolder.create(tmp_path, "neck")
+    run.write_spec("spec.json", door.read(FinetuneSpec, SPEC, file="job.yaml"))
+    run.write("cases.json", Cases("Dataset501_neck", {"cord": 1}, tuple(cases)))
+    _, attempt = run.new_attempt("prepare", job="local", restart=0)
+    argv = (sys.executable, "-I", "-m", "ca_hpc.steps.prepare", "--run", str(run.path))
+    step = subprocess.Popen((*argv, "--attempt", str(attempt), "--cpus", "2"))
+    # some way into the work, so that both have begun
+    until(lambda: len(read_events(attempt)) > 20, what="nothing was converted")
+    converters = children(step.pid)
+    assert len(converters) == 2
+    step.send_signal(signal.SIGTERM)
+    step.wait()
+    until(lambda: not any(map(lives, converters)), what="converters live on")
