@@ -23,10 +23,12 @@ ASK_AFTER_NEWS_S = 5.0
 
 def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode:
     """Show progress until the run has ended, then its outcome."""
+    from ca_hpc.actions.status import ask
     from ca_hpc.actions.status import cancel as cancel_run
     from ca_hpc.actions.status import status as read_status
 
-    asked = float("-inf")
+    rows, trouble = ask(run)
+    asked = time.monotonic()
     local = run.workflow.executor == "local"
     ended: set[str] = set()
     news = False
@@ -34,12 +36,12 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
         with _Bars(run, hidden=quiet or not sys.stderr.isatty()) as bars:
             while True:
                 patience = WATCH_S if local else ASK_AFTER_NEWS_S if news else ASK_EVERY_S
-                ask = time.monotonic() - asked >= patience
-                now = read_status(run, ask=ask)
-                if ask:
+                if time.monotonic() - asked >= patience:
+                    rows, trouble = ask(run)
                     asked, news = time.monotonic(), False
+                now = read_status(run, rows=rows, trouble=trouble)
                 bars.show(now)
-                if _settled(now, asked=ask):
+                if now.ended:
                     break
                 finished = {task.task for task in now.tasks if task.seconds is not None}
                 news, ended = news or finished != ended, finished
@@ -56,13 +58,6 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
             show_status(now)
         show_outcome(run)
     return now.exit_code
-
-
-def _settled(now: RunStatus, *, asked: bool) -> bool:
-    """Ended for sure: by files alone only when every task has completed."""
-    from ca_hpc.core.model import TaskState
-
-    return now.ended and (asked or all(t.state is TaskState.COMPLETED for t in now.tasks))
 
 
 class _Bars:
@@ -140,8 +135,12 @@ def show_status(now: RunStatus) -> None:
         )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    for hint in dict.fromkeys(task.hint for task in now.tasks if task.hint):
-        console.print(Text(f"hint: {hint}"))
+    hints: dict[str, list[str]] = {}
+    for task in now.tasks:
+        if task.hint:
+            hints.setdefault(task.hint, []).append(task.task)
+    for hint, tasks in hints.items():
+        console.print(Text(f"hint: {hint} ({', '.join(tasks)})"))
     if now.trouble:
         console.print(Text(f"the scheduler could not be asked: {now.trouble}", style="yellow"))
 

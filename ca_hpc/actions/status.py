@@ -58,8 +58,8 @@ class RunStatus:
         return ExitCode.PARTLY_DONE if finished else ExitCode.TASK_FAILED
 
 
-def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
-    """The state of every task. With ``ask=False`` only files are read."""
+def ask(run: RunFolder) -> tuple[Mapping[str, Row], str | None]:
+    """What the scheduler says about the elements with open tasks, and why it could not be asked."""
     flow = run.workflow
     unknown = {
         element.id
@@ -67,13 +67,21 @@ def status(run: RunFolder, *, ask: bool = True) -> RunStatus:
         for element in stage.elements
         if any(not _completed(run.result(task.id)) for task in element.tasks)
     }
-    rows: Mapping[str, Row] = {}
-    trouble = None
-    if ask and unknown:
-        try:
-            rows = QUERIES[flow.executor](run, unknown)
-        except SchedulerUnreachable as error:
-            trouble = error.message
+    if not unknown:
+        return {}, None
+    try:
+        return QUERIES[flow.executor](run, unknown), None
+    except SchedulerUnreachable as error:
+        return {}, error.message
+
+
+def status(
+    run: RunFolder, *, rows: Mapping[str, Row] | None = None, trouble: str | None = None
+) -> RunStatus:
+    """The state of every task. ``rows`` and ``trouble``: what ``ask`` said; without, it is asked."""
+    if rows is None:
+        rows, trouble = ask(run)
+    flow = run.workflow
     # read after the scheduler was asked: what ended in between has its result by now
     results = {task.id: run.result(task.id) for task in flow.tasks}
     submissions = run.submissions()
