@@ -78,7 +78,7 @@ def ask(run: RunFolder) -> tuple[Mapping[str, Row], str | None]:
 def status(
     run: RunFolder, *, rows: Mapping[str, Row] | None = None, trouble: str | None = None
 ) -> RunStatus:
-    """The state of every task. ``rows`` and ``trouble``: what ``ask`` said; without, it is asked."""
+    """The state of every task. ``rows`` and ``trouble``: what ``ask`` said; None: it is asked."""
     if rows is None:
         rows, trouble = ask(run)
     flow = run.workflow

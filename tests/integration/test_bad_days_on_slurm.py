@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ca_hpc.imaging.synthetic import write_dataset
+from ca_hpc.store.shipped import shipped
 from tests.integration.conftest import HpcUser
 from tests.integration.jobs import QUICK, Site, why
 
@@ -54,6 +55,22 @@ def test_a_path_with_spaces_quotes_and_a_newline_works(
     assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(run, status)
     logs = site.ca_hpc("logs", str(run), "train-scratch-fold1")
     assert "Desired fold for training: 1" in logs.stdout
+
+
+def test_short_stages_share_a_job_where_the_site_forbids_short_ones(
+    site: Site, image: Path
+) -> None:
+    profile = site.folder / "fused.yaml"
+    text = shipped("configs", "clusters", "lab.yaml").read_text()
+    profile.write_text(text + "fuse_short_stages: true\n")
+    profile.chmod(0o644)
+    job = site.write("job", small_job(site.folder, image=image, name="fused"))
+    run = site.submit(job, "--cluster", str(profile))
+    status = site.follow(run)
+    assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(run, status)
+    jobs = {task["task"]: task["job"] for task in status["tasks"]}
+    assert jobs["prepare"] == jobs["preprocess"] and jobs["evaluate"] == jobs["report"]
+    assert len(set(jobs.values())) == 3
 
 
 def test_an_image_that_changed_after_submission_runs_nothing(site: Site, image: Path) -> None:
