@@ -99,7 +99,7 @@ def status(
                     result,
                     Row(TaskState.CANCELLED) if refused else row,
                     submitted=submitted,
-                    newer=result is not None and attempts[-1].name != result.attempt,
+                    newer=result is not None and any(a.name > result.attempt for a in attempts),
                     behind=not attempts and len(element.tasks) > 1,
                 )
                 ended = result if state not in LIVE else None
