@@ -154,8 +154,9 @@ def show_outcome(run: RunFolder) -> None:
 
     scores = read_scores(run.path)
     if scores:
-        arms = tuple(run.spec.arms)
-        found = dice_table(scores, arms=arms, folds=run.spec.fold_indices)
+        spec = run.spec
+        arms = tuple(spec.arms)
+        found = dice_table(scores, arms=arms, folds=spec.fold_indices)
         print("\nDice (mean over people)")  # a title of the table would wrap to its width
         table = Table(box=None, pad_edge=False)
         table.header_style = "bold"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ca_hpc import configs
 from ca_hpc.core import checks, door
@@ -62,7 +62,6 @@ class Overrides:
     output: Path | None = None
     image: str | None = None
     weights: str | None = None
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,11 @@ class Job:
     cluster: Cluster
     model: Model | None
     runs: Path
+
+    @property
+    def runtime(self) -> Literal["apptainer", "none"]:
+        """The job's own, else the cluster's."""
+        return self.spec.runtime or self.cluster.runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
     door.refuse(problems, file=str(file))
     assert spec is not None
     base = file.absolute().parent
-    given = {k: getattr(overrides, k) for k in ("cluster", "image", "weights", "name")}
+    given = {k: getattr(overrides, k) for k in ("cluster", "image", "weights")}
     spec = replace(spec, **{k: v for k, v in given.items() if v is not None})
     cluster = configs.cluster(spec.cluster, relative_to=host.folder if overrides.cluster else base)
     if cluster.executor == "local" and cluster.node.cpus is None:
@@ -111,9 +115,8 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
 
 def find_inputs(job: Job, *, host: Host) -> Inputs:
     """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time."""
-    runtime = job.spec.runtime or job.cluster.runtime
     here = job.cluster.executor == "local" and job.cluster.python is None
-    if runtime == "none" and here and not host.nnunet:
+    if job.runtime == "none" and here and not host.nnunet:
         raise CaHpcError(
             f"{host.python} has no nnU-Net, and runtime: none runs tasks with it",
             hint='pip install "ca-hpc[nnunet]" into it, or name an image and runtime: apptainer',
@@ -128,7 +131,7 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
 def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -> Workflow:
     """Expand the job. Without ``inputs`` (a dry run, the files not there yet) nothing is pinned."""
     python = job.cluster.python or host.python
-    kind = job.spec.runtime or job.cluster.runtime
+    kind = job.runtime
     unpinned = Pin(job.spec.image or "IMAGE", "not-known-yet")
     image = None if kind == "none" else inputs.image if inputs else unpinned
     site = job.cluster.apptainer
@@ -169,7 +172,7 @@ def _absolute(spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Pat
 
 
 def _image(job: Job, *, host: Host) -> ImageInfo | None:
-    if (job.spec.runtime or job.cluster.runtime) == "none":
+    if job.runtime == "none":
         return None
     if job.spec.image is None:
         raise SpecError(

@@ -94,7 +94,7 @@ def submit(job: Job, *, host: Host, token: str, now: datetime) -> RunFolder:
     if flow.executor == "local":
         local.launch(run)
     else:
-        _submit_stages(run, token=token)
+        _submit_stages(run, flow, token=token)
     return run
 
 
@@ -109,8 +109,7 @@ def _write_records(run: RunFolder, job: Job, *, inputs: Inputs, pins: Pins, flow
     run.write("workflow.json", flow)  # last: its presence makes the folder a run
 
 
-def _submit_stages(run: RunFolder, *, token: str) -> None:
-    flow = run.workflow
+def _submit_stages(run: RunFolder, flow: Workflow, *, token: str) -> None:
     ids: dict[str, Mapping[str, str]] = {}
     for stage in flow.stages:
         name = job_name(run.path, stage.name, token=token)

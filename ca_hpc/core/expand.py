@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-from ca_hpc.core.model import Element, Mount, Resources, Runtime, Stage, Task, Workflow
+from ca_hpc.core.model import Element, Mount, Resources, Runtime, Stage, Task, Workflow, training_id
 from ca_hpc.core.profile import Cluster, Gpu
 from ca_hpc.core.spec import STAGES, FinetuneSpec, StageName, StageRequest
 from ca_hpc.core.units import format_duration
@@ -99,7 +99,7 @@ def _tasks(stage: StageName, spec: FinetuneSpec, run_folder: str) -> tuple[Task,
     # folds outside, arms inside: the arms of one fold end at about the same time
     return tuple(
         Task(
-            id=f"train-{arm}-fold{fold}",
+            id=training_id(arm, fold),
             module=module,
             arguments=(*run, "--arm", arm, "--fold", str(fold)),
         )

@@ -76,6 +76,11 @@ class Task:
     arguments: tuple[str, ...] = ()
 
 
+def training_id(arm: str, fold: int) -> str:
+    """The id of the task that trains one fold of one arm."""
+    return f"train-{arm}-fold{fold}"
+
+
 @dataclass(frozen=True, slots=True)
 class Element:
     """One allocation. Tasks run in ``slots`` at the same time, in order when there is one slot."""

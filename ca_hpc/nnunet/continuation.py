@@ -7,7 +7,6 @@ checkpoint trains from random weights, and refuses ``-pretrained_weights`` besid
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from ca_hpc.nnunet.pretrained import (
 )
 from ca_hpc.nnunet.trainer import Clock, Conduct, composed, resolve_trainer
 from ca_hpc.nnunet.validation import Origin, validate_fold
+from ca_hpc.store.digests import sha256_file
 
 COURSE_NAME: Final = "course.json"
 # Of a finished training, in the fold's folder and above it.
@@ -118,7 +118,7 @@ def _course(call: FoldCall, *, pretrained_sha256: str | None) -> Course:
         trainer=call.trainer,
         configuration=call.configuration,
         fold=str(call.fold),
-        plans_sha256=hashlib.sha256(call.plans_file.read_bytes()).hexdigest(),
+        plans_sha256=sha256_file(call.plans_file),
         epochs=settings.epochs,
         iterations_per_epoch=settings.iterations_per_epoch,
         validation_iterations_per_epoch=settings.validation_iterations_per_epoch,

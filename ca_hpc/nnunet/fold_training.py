@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ca_hpc.nnunet.folders import set_folders
 from ca_hpc.nnunet.interruption import StopRequest
 
 
@@ -89,10 +90,12 @@ def train_fold(
 
 def _set_environment(call: FoldCall) -> None:
     """nnU-Net reads some of these when it is imported, so this comes first."""
+    set_folders(
+        raw=call.preprocessed_root,  # never read in training
+        preprocessed=call.preprocessed_root,
+        results=call.attempt_folder / "results",
+    )
     os.environ.update(
-        nnUNet_raw=str(call.preprocessed_root),  # never read in training
-        nnUNet_preprocessed=str(call.preprocessed_root),
-        nnUNet_results=str(call.attempt_folder / "results"),
         nnUNet_n_proc_DA="0",  # the loaders' processes are ours
         nnUNet_def_n_proc="1",
     )

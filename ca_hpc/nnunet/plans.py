@@ -16,10 +16,10 @@ from typing import Any, Final, Literal
 from ca_hpc.core.profile import Model
 from ca_hpc.core.spec import ByAxis, PatchSize, Plans
 from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.folders import CONFIGURATION
 
 Axis = Literal["RL", "AP", "SI"]
 ARRAY_AXES: Final[tuple[Axis, Axis, Axis]] = ("SI", "AP", "RL")  # of an RPI file
-CONFIGURATION: Final = "3d_fullres"
 
 
 def patch_plans(

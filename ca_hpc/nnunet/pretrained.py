@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import copy
-import hashlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.nnunet.checkpoints import UNREADABLE
+from ca_hpc.store.digests import sha256_file
 
 # The head is made anew for the labels at hand, as in nnU-Net's load_pretrained_weights.
 HEAD: Final = ".seg_layers."
@@ -67,19 +67,11 @@ class NetworkDescription:
     transpose_forward: tuple[int, ...]
 
 
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def verified_sha256(path: Path, expected: str | None) -> str:
     """The file's sha256. Raises DigestMismatch unless it is ``expected`` (None expects nothing)."""
     if not path.is_file():
         raise CaHpcError(f"There are no weights at {path}.", hint="Check the path in the job spec.")
-    found = file_sha256(path)
+    found = sha256_file(path)
     if expected is not None and found != expected:
         raise DigestMismatch(
             f"{path} is sha256:{found}, recorded is sha256:{expected}.",

@@ -8,6 +8,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from ca_hpc.core.model import training_id
+from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.core.states import derive_state
 from ca_hpc.core.units import format_duration
 from ca_hpc.report.model import CaseScore, Curve, Overlay, ReportContent, TaskRow
@@ -26,24 +28,24 @@ def gather(run: RunFolder, *, created: str) -> ReportContent:
         run_name=run.path.name,
         kind=spec.kind,
         created=created,
-        summary=tuple(_summary(run, scores, arms=arms)),
+        summary=tuple(_summary(spec, scores, arms=arms)),
         arms=arms,
         folds=spec.fold_indices,
         scores=scores,
-        curves=tuple(_curves(run)),
+        curves=tuple(_curves(run, spec)),
         tasks=tuple(_tasks(run)),
         overlays=tuple(_overlays(run, scores, arms=arms)),
-        facts=tuple(_facts(run)),
+        facts=tuple(_facts(run, spec)),
     )
 
 
 def _summary(
-    run: RunFolder, scores: tuple[CaseScore, ...], *, arms: tuple[str, ...]
+    spec: FinetuneSpec, scores: tuple[CaseScore, ...], *, arms: tuple[str, ...]
 ) -> Iterator[str]:
     if not scores:
         yield "No fold has finished, so that there is nothing to compare."
         return
-    table = dice_table(scores, arms=arms, folds=run.spec.fold_indices)
+    table = dice_table(scores, arms=arms, folds=spec.fold_indices)
     means = [
         (cell.mean, arm, cell.n)
         for arm, cell in zip(arms, table.overall, strict=True)
@@ -58,21 +60,21 @@ def _summary(
                 f"Against {other} that is {difference.mean:+.3f} on average, and higher for "
                 f"{difference.higher} of {difference.n} people."
             )
-    starts = {name: run.spec.arms[name].weights for _, name, _ in means}
+    starts = {name: spec.arms[name].weights for _, name, _ in means}
     if starts[arm] == "random" and "pretrained" in starts.values():
         yield "Training from scratch did better here: the pretrained weights brought no gain."
-    missing = len(arms) * len(run.spec.fold_indices) - sum(
+    missing = len(arms) * len(spec.fold_indices) - sum(
         cell is not None for row in table.cells for cell in row
     )
     if missing:
         yield f"{missing} folds are missing: see the table of tasks."
 
 
-def _curves(run: RunFolder) -> Iterator[Curve]:
-    for arm in run.spec.arms:
-        for fold in run.spec.fold_indices:
+def _curves(run: RunFolder, spec: FinetuneSpec) -> Iterator[Curve]:
+    for arm in spec.arms:
+        for fold in spec.fold_indices:
             events: dict[int, dict[str, Any]] = {}
-            for attempt in run.attempts(f"train-{arm}-fold{fold}"):
+            for attempt in run.attempts(training_id(arm, fold)):
                 told = [e for e in read_events(attempt) if e["event"] == "epoch"]
                 events |= {e["epoch"]: e for e in told if isinstance(e.get("epoch"), int)}
             if events:
@@ -154,16 +156,16 @@ def _overlays(
             )
 
 
-def _facts(run: RunFolder) -> Iterator[tuple[str, str]]:
-    workflow, pins, spec = run.workflow, run.pins, run.spec
+def _facts(run: RunFolder, spec: FinetuneSpec) -> Iterator[tuple[str, str]]:
+    workflow, pins, cases = run.workflow, run.pins, run.cases.cases
     yield "ca-hpc", pins.ca_hpc
     yield "submitted", pins.created
     yield "cluster", run.cluster.name
     image = workflow.runtime.image
     yield "image", f"sha256:{image.sha256}" if image else "none (runtime: none)"
     yield "weights", f"sha256:{pins.weights.sha256}" if pins.weights else "none"
-    people = len({case.person for case in run.cases.cases})
-    yield "data", f"{len(run.cases.cases)} images of {people} people"
+    people = len({case.person for case in cases})
+    yield "data", f"{len(cases)} images of {people} people"
     yield "splits", f"{spec.splits.folds} folds by person, seed {spec.splits.seed}"
     training = spec.training
     yield (

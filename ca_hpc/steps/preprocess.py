@@ -37,7 +37,7 @@ def preprocess(call: StepCall) -> None:
     if any(arm.plans == "model" for arm in spec.arms.values()):
         model = _model(spec, run, checkpoint)
         plans["model"] = patch_plans(
-            plans["planner"], model, plans_name=plans_name("model", model.name), request=spec.plans
+            plans["planner"], model, plans_name=model_plans_name(model), request=spec.plans
         )
         planning.write_plans(plans["model"], folder)
     done: set[str] = set()
@@ -53,9 +53,9 @@ def preprocess(call: StepCall) -> None:
     run.write("arms.json", names)
 
 
-def plans_name(kind: str, model: str) -> str:
-    """nnU-Net's name of the plans: the results folder is named after it."""
-    return PLANNER_PLANS if kind == "planner" else f"{PLANNER_PLANS}_{model.replace('-', '_')}"
+def model_plans_name(model: Model) -> str:
+    """nnU-Net's name of the patched plans: the results folder is named after it."""
+    return f"{PLANNER_PLANS}_{model.name.replace('-', '_')}"
 
 
 def _read_weights(run: RunFolder) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.core.spec import Arm, FinetuneSpec, Training
-from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_folders
+from ca_hpc.nnunet.folders import CONFIGURATION, results_folder
 from ca_hpc.steps.entry import StepCall, main
 
 
@@ -32,7 +32,6 @@ def train(call: StepCall) -> int:
         call.say(f"fold {call.fold} of {call.arm} is finished: {published}")
         return 0
     weights = pins.weights if arm.weights == "pretrained" else None
-    set_folders(raw=run.raw, preprocessed=run.preprocessed, results=call.attempt / "results")
     outcome = train_fold(
         FoldCall(
             trainer=training.trainer,

@@ -23,7 +23,8 @@ import torch
 import ca_hpc
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, train_fold
-from ca_hpc.nnunet.pretrained import file_sha256, network_of, read_checkpoint
+from ca_hpc.nnunet.pretrained import network_of, read_checkpoint
+from ca_hpc.store.digests import sha256_file
 
 REPOSITORY = Path(ca_hpc.__file__).parents[1]
 MakeCall = Callable[..., FoldCall]
@@ -101,7 +102,7 @@ def pretrained(make_call: MakeCall, tmp_path: Path, weights: Path) -> dict[str, 
     if not weights.exists():
         call = make_call(attempt_folder=tmp_path / "pretraining", fold=1, seed=99, epochs=1)
         shutil.copy(run(call).fold_folder / "checkpoint_final.pth", weights)
-    return {"weights_file": weights, "weights_sha256": file_sha256(weights)}
+    return {"weights_file": weights, "weights_sha256": sha256_file(weights)}
 
 
 def test_importing_the_module_imports_no_torch() -> None:
