@@ -15,14 +15,17 @@ from tests.integration.jobs import QUICK, Site, why
 
 FOLDS, ARMS = 5, ("finetune", "scratch")
 
-# contrast -> image, label: the pairs of one person in sct-testing, stored in LPI, AIL and RPI
-SCT_PAIRS = {
-    "T1w": ("t1/t1w.nii.gz", "t1/t1w_seg-manual.nii.gz"),
-    "T2w": ("t2/t2.nii.gz", "t2/t2_seg-manual.nii.gz"),
-    "T2star": ("t2s/t2s.nii.gz", "t2s/t2s_seg.nii.gz"),
-    "MToff": ("mt/mt0.nii.gz", "mt/mt0_seg.nii.gz"),
-    "MTon": ("mt/mt1.nii.gz", "mt/mt1_seg.nii.gz"),
-}
+# subject, contrast, image, label: all pairs of sct-testing, stored in LPI, AIL and RPI. Nothing
+# says that its images are of several people, so they count as one; the template is nobody's.
+SCT_PAIRS = (
+    ("sct-person", "T1w", "t1/t1w", "t1/t1w_seg-manual"),
+    ("sct-person", "T2w", "t2/t2", "t2/t2_seg-manual"),
+    ("sct-person", "T2w", "t2/t2_fake_lesion", "t2/t2_fake_lesion_sc_seg"),
+    ("sct-person", "T2star", "t2s/t2s", "t2s/t2s_seg"),
+    ("sct-person", "MToff", "mt/mt0", "mt/mt0_seg"),
+    ("sct-person", "MTon", "mt/mt1", "mt/mt1_seg"),
+    ("PAM50", "T2w", "template/template/PAM50_small_t2", "template/template/PAM50_small_cord"),
+)
 
 
 @pytest.fixture
@@ -35,9 +38,11 @@ def real_job(site: Site, *, data: Path, image: Path, name: str) -> dict[str, Any
     with table.open("w", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t")
         writer.writerow(("image", "label", "subject", "contrast"))
-        for contrast, (picture, label) in SCT_PAIRS.items():
-            root = data / "sct-testing"
-            writer.writerow((root / picture, root / label, "sct-person", contrast))
+        root = data / "sct-testing"
+        for subject, contrast, picture, label in SCT_PAIRS:
+            writer.writerow(
+                (root / f"{picture}.nii.gz", root / f"{label}.nii.gz", subject, contrast)
+            )
     table.chmod(0o644)
     gm = {
         "name": "gm",
@@ -72,7 +77,7 @@ def test_ten_folds_of_two_arms_run_through_the_image_on_four_nodes(
     assert {task["attempts"] for task in status["tasks"]} == {1}
 
     people = {row["case"]: row["person"] for row in read_table(run / "cases.tsv")}
-    assert len(people) == 13 and len(set(people.values())) == 7
+    assert len(people) == 15 and len(set(people.values())) == 8
     splits = json.loads((run / "splits.json").read_text())
     for split in splits:
         assert not {people[c] for c in split["train"]} & {people[c] for c in split["val"]}
