@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +117,13 @@ def start(
         )
 
 
-def end_with_parent() -> None:
-    """Have this process sent SIGTERM when the one that started it dies, even of SIGKILL.
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Have this process sent a signal when the one that started it dies, even of SIGKILL.
 
     prctl(2): what counts is the thread that started it, so that thread must live as long.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict
 
@@ -80,5 +80,3 @@ Sbatch = Mapping[Annotated[str, Strict(), AfterValidator(_option)], Line | Count
 Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration)]
 # MiB inside, "16GB" outside
 Size = Annotated[int, BeforeValidator(_size), PlainSerializer(format_size)]
-
-AXES: tuple[Literal["RL", "AP", "SI"], ...] = ("RL", "AP", "SI")

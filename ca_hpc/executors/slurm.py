@@ -1,4 +1,4 @@
-"""SLURM: one sbatch per stage through submitit, one sacct (or squeue) per query."""
+"""SLURM: one sbatch per stage through submitit; squeue, and sacct for what it has forgotten."""
 
 from __future__ import annotations
 

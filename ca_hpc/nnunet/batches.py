@@ -8,7 +8,6 @@ processes and the place where a training was continued leave no trace.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import signal
@@ -24,6 +23,8 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 
+from ca_hpc import processes
+
 # The numbers are part of what a seed means: never renumber, only append.
 STREAMS: Final[Mapping[str, int]] = {
     "training": 0,
@@ -31,7 +32,6 @@ STREAMS: Final[Mapping[str, int]] = {
     "network": 2,
     "initial weights": 3,
 }
-PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 def seed_generators(seed: int, *, stream: str, index: int) -> None:
@@ -183,7 +183,6 @@ def _die_with(parent: int) -> None:
     Workers wait for an event that a killed parent can never set: without this they live on for
     minutes, with about 600 MB each.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    processes.end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
