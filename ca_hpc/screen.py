@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from ca_hpc.errors import ExitCode
 
 if TYPE_CHECKING:
     from ca_hpc.actions.status import RunStatus
+    from ca_hpc.report.tables import DiceTable
     from ca_hpc.store.run_folder import RunFolder
 
 WATCH_S = 1.0
@@ -146,29 +149,36 @@ def show_status(now: RunStatus) -> None:
 
 
 def show_outcome(run: RunFolder) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """The Dice of each label by fold and arm, what it means, and where the report is."""
+    from ca_hpc.report.scores import read_scores, read_summary
+    from ca_hpc.report.tables import dice_table, grouped
 
-    from ca_hpc.report.scores import read_scores
-    from ca_hpc.report.tables import dice_table
-
-    scores = read_scores(run.path)
-    if scores:
+    by_label = grouped(read_scores(run.path), lambda score: score.label)
+    if by_label:
         spec = run.spec
-        arms = tuple(spec.arms)
-        found = dice_table(scores, arms=arms, folds=spec.fold_indices)
-        print("\nDice (mean over people)")  # a title of the table would wrap to its width
-        table = Table(box=None, pad_edge=False)
-        table.header_style = "bold"
-        for column in ("fold", *arms):
-            table.add_column(column, justify="right")
-        for fold, row in zip(found.folds, found.cells, strict=True):
-            table.add_row(str(fold), *(_mean(cell) for cell in row))
-        table.add_row("all", *(_mean(cell) for cell in found.overall), style="bold")
-        Console().print(table)
+        for label, scores in by_label.items():
+            of = f" of {label}" if len(by_label) > 1 else ""
+            print(f"\nDice{of} (mean over people)")  # a title of the table would wrap to its width
+            _show_dice(dice_table(scores, arms=tuple(spec.arms), folds=spec.fold_indices))
+        if summary := read_summary(run.path):
+            print("", *summary, "", sep="\n")
     report = run.file("report.html")
     if report.is_file():
         print(f"report: {report}")
+
+
+def _show_dice(found: DiceTable) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.header_style = "bold"
+    for column in ("fold", *found.arms):
+        table.add_column(column, justify="right")
+    for fold, row in zip(found.folds, found.cells, strict=True):
+        table.add_row(str(fold), *(_mean(cell) for cell in row))
+    table.add_row("all", *(_mean(cell) for cell in found.overall), style="bold")
+    Console().print(table)
 
 
 def _mean(cell: Any) -> str:
@@ -185,3 +195,43 @@ def show_file(file: Path, *, follow: bool) -> None:
             if not follow:
                 return
             time.sleep(0.5)
+
+
+@contextmanager
+def transfer() -> Iterator[Callable[[int, int | None], None]]:
+    """A bar of bytes, shown from the first call on: ``progress(done, total or None)``."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("", start=False, visible=False)
+
+        def progress(done: int, total: int | None) -> None:
+            if not bars.tasks[bar].started:
+                bars.start_task(bar)
+            bars.update(bar, completed=done, total=total, visible=True)
+
+        yield progress
+
+
+def show_rows(rows: list[dict[str, str]]) -> None:
+    """Rows with the same keys as a table; nothing else where there are none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        print("none")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)

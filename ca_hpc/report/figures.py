@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from io import StringIO
 from math import isfinite
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
-from ca_hpc.report.model import Curve
+from ca_hpc.report.model import Comparison, Curve
 from ca_hpc.report.tables import PersonRow, Spread
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ ARM_STYLES: Final = (
     ("#E69F00", "P"),
 )
 PAGE_WIDTH: Final = 4.6  # inches: fits a phone without shrinking the text
+LETTERS: Final = 50  # what fits into that width
 JOINT: Final = {"color": "#b5b5b5", "linewidth": 0.9, "zorder": 1}
 TEXT: Final = "#1a1a1a"
 QUIET: Final = "#8a8a8a"
@@ -68,7 +70,8 @@ def paired_dot_plot(
         for x, total in enumerate(overall):
             if total is not None and total.mean is not None:
                 _mean_and_sd(axes, x + 0.22, total)
-        axes.set_xticks(range(len(arms)), arms, parse_math=False)
+        names = [fill(arm, max(8, LETTERS // len(arms))) for arm in arms]
+        axes.set_xticks(range(len(arms)), names, parse_math=False)
         axes.set_xlim(-0.45, len(arms) - 0.45)
         axes.set_ylabel("Dice")
         axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
@@ -81,6 +84,51 @@ def _mean_and_sd(axes: Any, x: float, total: Spread) -> None:
     axes.errorbar(
         x, total.mean, yerr=total.sd, fmt="_", color=TEXT, markersize=13, capsize=4, linewidth=1.4
     )
+
+
+def forest_plot(comparisons: Sequence[Comparison], *, label: str) -> str:
+    """SVG: a row per comparison. Dots are people's differences, the diamond and its line the mean
+    with its 95 % interval; right of zero the first arm is better. Each has at least one person.
+    """
+    reach = max(abs(value) for c in comparisons for value in (*c.differences, *(c.interval or ())))
+
+    def draw(axes: Any) -> None:
+        axes.axvline(0, color=QUIET, linewidth=1, zorder=0)
+        for row, comparison in enumerate(comparisons):
+            _forest_row(axes, row, comparison)
+        axes.set_xlim(-1.08 * (reach or 0.01), 1.08 * (reach or 0.01))
+        axes.set_ylim(len(comparisons) - 0.4, -0.75)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel("difference in Dice")
+        sides = {"fontsize": 9, "color": TEXT}
+        axes.set_title("\N{LEFTWARDS ARROW} first arm lower", loc="left", **sides)
+        axes.set_title("first arm higher \N{RIGHTWARDS ARROW}", loc="right", **sides)
+
+    pairs = ", ".join(f"{c.arm} against {c.baseline}" for c in comparisons)
+    return _drawn(
+        draw,
+        height=0.8 + 0.7 * len(comparisons),
+        description=f"Differences in Dice of {label}, person by person: {pairs}",
+    )
+
+
+def _forest_row(axes: Any, row: int, comparison: Comparison) -> None:
+    across = axes.get_yaxis_transform()  # x as a fraction of the width, y in rows
+    arm, baseline = comparison.arm, comparison.baseline
+    space = " " if len(f"{arm} against {baseline}") < LETTERS else "\n"
+    name = {"s": f"{arm}{space}against {baseline}", "fontsize": 9, "parse_math": False}
+    axes.text(0, row - 0.26, transform=across, va="bottom", linespacing=1, in_layout=False, **name)
+    style = {"color": ARM_STYLES[0][0], "markersize": 5, "alpha": 0.45, "markeredgewidth": 0}
+    for place, difference in enumerate(comparison.differences):
+        # dots that would hide each other are moved apart, the same way each time
+        axes.plot(difference, row + 0.12 * (place % 3 - 1), "o", **style)
+    mean, limits = comparison.mean, comparison.interval
+    if limits is not None:
+        axes.plot(limits, (row, row), color=TEXT, linewidth=2, solid_capstyle="butt", zorder=3)
+    axes.plot(mean, row, "D", color=TEXT, markersize=6, zorder=4)
 
 
 def loss_figure(curves: Sequence[Curve], *, arm: str, limits: Limits | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from ca_hpc.core.model import training_id
 from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.core.states import derive_state
 from ca_hpc.core.units import format_duration
-from ca_hpc.report.model import CaseScore, Curve, Overlay, ReportContent, TaskRow
+from ca_hpc.report.comparison import compare
+from ca_hpc.report.model import CaseScore, Comparison, Curve, Overlay, ReportContent, TaskRow
+from ca_hpc.report.outcome import outcome
 from ca_hpc.report.scores import read_scores
-from ca_hpc.report.tables import dice_table, paired_difference, representative
+from ca_hpc.report.tables import representative
 from ca_hpc.store.run_folder import RunFolder
 
 OWN_STAGE = "report"  # runs while the report is written
@@ -24,14 +26,18 @@ def gather(run: RunFolder, *, created: str) -> ReportContent:
     """Everything that the report shows. ``created``: ISO 8601."""
     spec, scores = run.spec, read_scores(run.path)
     arms = tuple(spec.arms)
+    weights = {name: arm.weights for name, arm in spec.arms.items()}
+    comparisons = compare(scores, weights=weights)
     return ReportContent(
         run_name=run.path.name,
         kind=spec.kind,
         created=created,
-        summary=tuple(_summary(spec, scores, arms=arms)),
+        summary=tuple(_summary(spec, scores, comparisons, weights=weights)),
         arms=arms,
         folds=spec.fold_indices,
+        weights=weights,
         scores=scores,
+        comparisons=comparisons,
         curves=tuple(_curves(run, spec)),
         tasks=tuple(_tasks(run)),
         overlays=tuple(_overlays(run, scores, arms=arms)),
@@ -40,34 +46,21 @@ def gather(run: RunFolder, *, created: str) -> ReportContent:
 
 
 def _summary(
-    spec: FinetuneSpec, scores: tuple[CaseScore, ...], *, arms: tuple[str, ...]
+    spec: FinetuneSpec,
+    scores: tuple[CaseScore, ...],
+    comparisons: tuple[Comparison, ...],
+    *,
+    weights: Mapping[str, str],
 ) -> Iterator[str]:
     if not scores:
         yield "No fold has finished, so that there is nothing to compare."
         return
-    table = dice_table(scores, arms=arms, folds=spec.fold_indices)
-    means = [
-        (cell.mean, arm, cell.n)
-        for arm, cell in zip(arms, table.overall, strict=True)
-        if cell is not None and cell.mean is not None
-    ]
-    means.sort(reverse=True)
-    best, arm, people = means[0]
-    yield f"{arm} is the arm with the highest mean Dice, {best:.3f} over {people} people."
-    for other in (a for _, a, _ in means[1:]):
-        if (difference := paired_difference(scores, arm=arm, baseline=other)) is not None:
-            yield (
-                f"Against {other} that is {difference.mean:+.3f} on average, and higher for "
-                f"{difference.higher} of {difference.n} people."
-            )
-    starts = {name: spec.arms[name].weights for _, name, _ in means}
-    if starts[arm] == "random" and "pretrained" in starts.values():
-        yield "Training from scratch did better here: the pretrained weights brought no gain."
-    missing = len(arms) * len(spec.fold_indices) - sum(
-        cell is not None for row in table.cells for cell in row
-    )
+    yield from outcome(scores, comparisons, weights=weights)
+    delivered = {(score.arm, score.fold) for score in scores}
+    missing = len(spec.arms) * len(spec.fold_indices) - len(delivered)
     if missing:
-        yield f"{missing} folds are missing: see the table of tasks."
+        folds = "1 fold is" if missing == 1 else f"{missing} folds are"
+        yield f"{folds} missing: see the table of tasks."
 
 
 def _curves(run: RunFolder, spec: FinetuneSpec) -> Iterator[Curve]:
@@ -175,3 +168,5 @@ def _facts(run: RunFolder, spec: FinetuneSpec) -> Iterator[tuple[str, str]]:
     )
     seconds = sum(r.seconds for t in workflow.tasks if (r := run.result(t.id)) is not None)
     yield "task time", format_duration(seconds)
+    for warning in pins.warnings:
+        yield "warning", warning

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ca_hpc.report import figures, tables
-from ca_hpc.report.model import CaseScore, Curve, ReportContent
+from ca_hpc.report.model import CaseScore, Comparison, Curve, ReportContent
+from ca_hpc.report.outcome import p_text
 from ca_hpc.report.tables import Measure, Spread
 
 MISSING: Final = "missing"  # nothing delivered
@@ -34,10 +35,18 @@ class LabelSection:
     label: str
     dice: tables.DiceTable
     measures: tuple[tuple[str, tuple[Spread | None, ...]], ...]
-    differences: tuple[tables.Difference, ...]
     people: tuple[tables.PersonRow, ...]
     contrasts: tuple[tables.ContrastRow, ...]
     dot_plot: str
+
+
+@dataclass(frozen=True)
+class LabelComparisons:
+    """The comparisons of one label, and a figure (SVG) of those that anybody has both arms of."""
+
+    label: str
+    rows: tuple[Comparison, ...]
+    forest: str | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ def render(content: ReportContent) -> str:
     environment.filters.update(FILTERS, svg=Markup)
     return environment.get_template("report.html.j2").render(
         content=content,
+        comparisons=label_comparisons(content),
         sections=label_sections(content),
         curves=arm_curves(content),
         overlays={arm: [o for o in content.overlays if o.arm == arm] for arm in content.arms},
@@ -102,9 +112,6 @@ def _section(label: str, scores: Sequence[CaseScore], content: ReportContent) ->
     dice = tables.dice_table(scores, arms=arms, folds=content.folds)
     people = tables.person_table(scores, arms=arms)
     by_arm = tables.grouped(scores, lambda score: score.arm)
-    differences = (
-        tables.paired_difference(scores, arm=arms[0], baseline=other) for other in arms[1:]
-    )
     return LabelSection(
         label=label,
         dice=dice,
@@ -112,10 +119,26 @@ def _section(label: str, scores: Sequence[CaseScore], content: ReportContent) ->
             (title, tuple(tables.spread(by_arm.get(arm, ()), measure) for arm in arms))
             for title, measure in MEASURES
         ),
-        differences=tuple(found for found in differences if found is not None),
         people=people,
         contrasts=tables.contrast_table(scores, arms=arms),
         dot_plot=figures.paired_dot_plot(people, arms=arms, overall=dice.overall),
+    )
+
+
+def label_comparisons(content: ReportContent) -> tuple[LabelComparisons, ...]:
+    """The comparisons by label, in their order."""
+    by_label: dict[str, list[Comparison]] = {}
+    for comparison in content.comparisons:
+        by_label.setdefault(comparison.label, []).append(comparison)
+    return tuple(
+        LabelComparisons(
+            label=label,
+            rows=tuple(rows),
+            forest=figures.forest_plot(drawn, label=label)
+            if (drawn := [row for row in rows if row.n])
+            else None,
+        )
+        for label, rows in by_label.items()
     )
 
 
@@ -144,8 +167,13 @@ def number(value: float | None) -> str:
     return UNDEFINED if isnan(value) else f"{value:.3f}"
 
 
-def signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float, decimals: int = 3) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(limits: tuple[float, float]) -> str:
+    """``[−0.004, +0.031]``"""
+    return f"[{signed(limits[0])}, {signed(limits[1])}]"
 
 
 def mean_sd(cell: Spread | None) -> str:
@@ -173,6 +201,8 @@ def png_uri(png: bytes) -> str:
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "number": number,
     "signed": signed,
+    "interval": interval,
+    "p_text": p_text,
     "mean_sd": mean_sd,
     "duration": duration,
     "png_uri": png_uri,

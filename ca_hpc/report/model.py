@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 Fold = int | str  # nnU-Net's folds: 0, 1, ... or "all"
 
@@ -67,11 +68,46 @@ class Overlay:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """``arm`` minus ``baseline`` in Dice of one label; ``differences`` has one value per person.
+
+    ``left_out``: people whom only one of the two has scored, or whose Dice is undefined.
+    ``interval``: 95 %, of the mean. ``effect``: matched-pairs rank-biserial correlation. ``p``:
+    signed-rank test, corrected for the comparisons of the label. None: too few people for it, or
+    nobody differs. ``too_few``: whatever the scores, p could not have fallen below 0.05.
+    """
+
+    label: str
+    arm: str
+    baseline: str
+    differences: tuple[float, ...]
+    left_out: int
+    mean: float | None
+    interval: tuple[float, float] | None
+    effect: float | None
+    p: float | None
+    too_few: bool
+
+    @property
+    def n(self) -> int:
+        return len(self.differences)
+
+    @property
+    def higher(self) -> int:
+        return sum(difference > 0 for difference in self.differences)
+
+    @property
+    def lower(self) -> int:
+        return sum(difference < 0 for difference in self.differences)
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything on the page. ``arms`` and ``folds`` are those planned, finished or not.
 
-    The first sentence of ``summary`` states the outcome. ``created`` is ISO 8601; ``facts`` are
-    name and value pairs (digests, versions, the spec).
+    The first sentence of ``summary`` states the outcome. ``weights``: what each arm starts from
+    (pretrained, random, shuffled). ``created`` is ISO 8601; ``facts`` are name and value pairs
+    (digests, versions, the spec).
     """
 
     run_name: str
@@ -80,7 +116,9 @@ class ReportContent:
     summary: tuple[str, ...]
     arms: tuple[str, ...]
     folds: tuple[Fold, ...]
+    weights: Mapping[str, str] = field(default_factory=dict)
     scores: tuple[CaseScore, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     curves: tuple[Curve, ...] = ()
     tasks: tuple[TaskRow, ...] = ()
     overlays: tuple[Overlay, ...] = ()

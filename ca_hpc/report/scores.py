@@ -1,4 +1,4 @@
-"""The scores of a run as files: JSON for programs, CSV for people and spreadsheets."""
+"""What a run came to, as files: JSON for programs, CSV for people and spreadsheets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.report.model import CaseScore
+from ca_hpc.report.model import CaseScore, Comparison
 from ca_hpc.store import atomic
 
 FOLDER = "evaluation"
@@ -51,6 +51,30 @@ def read_scores(run_folder: Path) -> tuple[CaseScore, ...]:
         raise CaHpcError(
             f"{file} cannot be read: {error}",
             hint="it is damaged; the folds' own predictions and summaries are below results/",
+        ) from error
+
+
+def write_comparison(
+    comparisons: Sequence[Comparison], run_folder: Path, *, summary: Sequence[str]
+) -> None:
+    """``evaluation/comparison.json``: the comparisons and the sentences that say what they mean."""
+    folder = run_folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    rows = [{**asdict(c), "n": c.n, "higher": c.higher, "lower": c.lower} for c in comparisons]
+    document = {"summary": list(summary), "comparisons": rows}
+    atomic.write_text(folder / "comparison.json", json.dumps(document, indent=1) + "\n")
+
+
+def read_summary(run_folder: Path) -> tuple[str, ...]:
+    """The sentences that ``write_comparison`` wrote; empty before the report. Raises CaHpcError."""
+    file = run_folder / FOLDER / "comparison.json"
+    if not file.is_file():
+        return ()
+    try:
+        return tuple(str(sentence) for sentence in json.loads(file.read_text())["summary"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CaHpcError(
+            f"{file} cannot be read: {error}", hint="it is damaged; report.html says the same"
         ) from error
 
 

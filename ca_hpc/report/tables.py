@@ -142,35 +142,6 @@ def _mean_dice(scores: Iterable[CaseScore]) -> float | None:
     return nan if values else None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """``arm`` minus ``baseline`` in Dice, over the ``n`` people who have both."""
-
-    arm: str
-    baseline: str
-    mean: float
-    sd: float | None
-    n: int
-    higher: int
-
-
-def paired_difference(scores: Sequence[CaseScore], *, arm: str, baseline: str) -> Difference | None:
-    """Person by person, ``arm`` minus ``baseline``; None if nobody has both."""
-    ours = per_person(s for s in scores if s.arm == arm)
-    theirs = per_person(s for s in scores if s.arm == baseline)
-    differences = [ours[person] - theirs[person] for person in ours if person in theirs]
-    if not differences:
-        return None
-    return Difference(
-        arm=arm,
-        baseline=baseline,
-        mean=fmean(differences),
-        sd=stdev(differences) if len(differences) > 1 else None,
-        n=len(differences),
-        higher=sum(difference > 0 for difference in differences),
-    )
-
-
 def representative(scores: Iterable[CaseScore], *, arm: str) -> tuple[tuple[str, CaseScore], ...]:
     """The worst, median and best case of ``arm`` by Dice, each case once: what to look at.
 

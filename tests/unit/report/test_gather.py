@@ -19,7 +19,8 @@ from ca_hpc.core.record import Case, Cases, Pins, Result
 from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.report.gather import gather
 from ca_hpc.report.model import CaseScore, ReportContent
-from ca_hpc.report.scores import write_scores
+from ca_hpc.report.scores import read_scores, write_comparison, write_scores
+from ca_hpc.screen import show_outcome
 from ca_hpc.store.run_folder import RunFolder
 
 SPEC = """\
@@ -107,12 +108,17 @@ def test_a_run_that_has_finished_nothing_still_has_a_report(run: RunFolder) -> N
     assert {row.state for row in found.tasks} == {"UNKNOWN"}
 
 
-def test_the_summary_names_the_better_arm_and_the_difference_by_person(run: RunFolder) -> None:
+def test_the_summary_has_the_verdict_the_best_arm_and_the_difference_by_person(
+    run: RunFolder,
+) -> None:
     publish(run)
-    assert gathered(run).summary == (
-        "finetune is the arm with the highest mean Dice, 0.850 over 2 people.",
-        "Against scratch that is +0.200 on average, and higher for 2 of 2 people.",
-    )
+    found = gathered(run)
+    assert found.weights == {"finetune": "pretrained", "scratch": "random"}
+    assert [(c.arm, c.baseline, c.n) for c in found.comparisons] == [("finetune", "scratch", 2)]
+    verdict, best, numbers = found.summary
+    assert verdict.startswith("Fine-tuning and training from scratch cannot be told apart here")
+    assert best == "finetune has the highest mean Dice, 0.850 over 2 people."
+    assert numbers.startswith("finetune against scratch: +0.200 in Dice")
 
 
 def test_the_summary_says_so_when_the_weights_brought_nothing(
@@ -120,17 +126,47 @@ def test_the_summary_says_so_when_the_weights_brought_nothing(
 ) -> None:
     monkeypatch.setitem(DICE, "scratch", (0.95, 0.95))
     publish(run)
-    assert gathered(run).summary[-1] == (
-        "Training from scratch did better here: the pretrained weights brought no gain."
-    )
+    assert gathered(run).summary[0].endswith("Fine-tuning is just another baseline: use scratch.")
 
 
-def test_folds_that_are_missing_are_counted(run: RunFolder) -> None:
-    publish(run, arms=("finetune",))
-    assert gathered(run).summary == (
-        "finetune is the arm with the highest mean Dice, 0.850 over 2 people.",
-        "2 folds are missing: see the table of tasks.",
-    )
+@pytest.mark.parametrize(
+    ("folds", "sentence"),
+    [
+        (1, "1 fold is missing: see the table of tasks."),
+        (0, "2 folds are missing: see the table of tasks."),
+    ],
+)
+def test_folds_that_are_missing_are_counted(run: RunFolder, folds: int, sentence: str) -> None:
+    publish(run)
+    delivered = [s for s in read_scores(run.path) if s.arm == "finetune" or s.fold < folds]
+    write_scores(delivered, run.path)
+    assert gathered(run).summary[-1] == sentence
+
+
+def test_the_terminal_shows_labels_apart_and_then_the_sentences(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(run)
+    cord = read_scores(run.path)
+    write_scores([*cord, *(replace(s, label="lesion", dice=0.25) for s in cord)], run.path)
+    content = gathered(run)
+    write_comparison(content.comparisons, run.path, summary=content.summary)
+    show_outcome(run)
+    shown = capsys.readouterr().out
+    of_cord, of_lesion = shown.split("Dice of lesion (mean over people)")
+    assert "Dice of cord (mean over people)" in of_cord
+    totals = [line.split() for line in shown.splitlines() if line.split()[:1] == ["all"]]
+    assert totals == [["all", "0.850", "0.650"], ["all", "0.250", "0.250"]]
+    for sentence in content.summary:
+        assert f"\n{sentence}\n" in of_lesion
+
+
+def test_the_terminal_does_not_name_a_label_that_is_alone(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(run)
+    show_outcome(run)
+    assert capsys.readouterr().out.startswith("\nDice (mean over people)\n")
 
 
 def test_every_arm_has_pictures_of_its_cases(run: RunFolder) -> None:
@@ -189,6 +225,12 @@ def test_the_facts_say_what_ran_on_what(run: RunFolder) -> None:
     assert facts["splits"] == "2 folds by person, seed 12345"
     assert facts["training"] == "3 epochs of 250 iterations, seed 0, nnUNetTrainer"
     assert facts["task time"] == "00:00:00"
+
+
+def test_warnings_of_the_submission_are_among_the_facts(run: RunFolder) -> None:
+    run.write("pins.json", replace(run.pins, warnings=("the crop differs", "1000 epochs")))
+    told = [value for name, value in gathered(run).facts if name == "warning"]
+    assert told == ["the crop differs", "1000 epochs"]
 
 
 def test_a_run_without_image_and_weights_says_none(run: RunFolder) -> None:

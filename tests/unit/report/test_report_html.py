@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ca_hpc.report.comparison import compare
 from ca_hpc.report.figures import common_limits
 from ca_hpc.report.html import duration, mean_sd, render, write_report
-from ca_hpc.report.model import CaseScore, Curve, Overlay, ReportContent, TaskRow
+from ca_hpc.report.model import CaseScore, Comparison, Curve, Overlay, ReportContent, TaskRow
 from ca_hpc.report.tables import Spread
 
 PIXEL = bytes.fromhex(
@@ -39,6 +40,14 @@ def score(arm: str, fold: int, person: str, dice: float) -> CaseScore:
     )
 
 
+WEIGHTS = {"finetune": "pretrained", "scratch": "random"}
+SCORES = (
+    score("finetune", 0, "01", 0.9),
+    score("finetune", 0, "02", 0.8),
+    score("finetune", 1, "03", nan),
+    score("scratch", 0, "01", 0.7),
+    score("scratch", 0, "02", 0.5),
+)
 CONTENT = ReportContent(
     run_name="demo",
     kind="finetune",
@@ -46,13 +55,9 @@ CONTENT = ReportContent(
     summary=("Fine-tuning helps.", "One fold is missing."),
     arms=("finetune", "scratch"),
     folds=(0, 1),
-    scores=(
-        score("finetune", 0, "01", 0.9),
-        score("finetune", 0, "02", 0.8),
-        score("finetune", 1, "03", nan),
-        score("scratch", 0, "01", 0.7),
-        score("scratch", 0, "02", 0.5),
-    ),
+    weights=WEIGHTS,
+    scores=SCORES,
+    comparisons=compare(SCORES, weights=WEIGHTS),
     curves=(
         Curve("finetune", 0, (0, 1, 2), (0.1, -0.4, -0.6), (0.2, -0.3, nan), (0.1, 0.6, 0.8)),
         Curve("finetune", 1, (0, 1, 2), (0.1, -0.5, -0.7), (0.2, -0.3, -0.4), (0.1, 0.6, 0.8)),
@@ -126,6 +131,7 @@ def test_the_outcome_comes_first_and_sections_follow_in_order() -> None:
     headings = re.findall(r"<h[12]>(.*?)</h[12]>", html)
     assert headings == [
         "demo",
+        "Comparison of arms",
         "Dice per fold and arm",
         "Person by person",
         "Training",
@@ -146,10 +152,47 @@ def test_missing_and_undefined_cells_say_so() -> None:
     assert "3 images, 1 undefined" in folds["All people"][0]
 
 
-def test_the_difference_is_paired() -> None:
-    text = " ".join(Page(render(CONTENT)).text.split())
-    assert "finetune − scratch: +0.250 ± 0.071 in Dice" in text
-    assert "higher in 2 of 2" in text
+def compared_rows(content: ReportContent) -> list[list[str]]:
+    rows = Page(render(content)).rows
+    return [[" ".join(cell.split()) for cell in row] for row in rows if "against" in "".join(row)]
+
+
+def test_a_comparison_shows_difference_interval_people_effect_and_p() -> None:
+    (row,) = compared_rows(CONTENT)
+    assert row == [
+        "finetune pretrained weightsagainst scratch random weights",
+        "+0.250[−0.385, +0.885]",
+        "2 / 0of 2 people, 1 left out",
+        "+1.00",
+        "p = 0.500too few people for p < 0.05",
+    ]
+
+
+def test_a_comparison_that_nobody_can_make_is_missing() -> None:
+    scores = tuple(s for s in CONTENT.scores if s.arm == "finetune")
+    content = replace(CONTENT, scores=scores, comparisons=compare(scores, weights=WEIGHTS))
+    (row,) = compared_rows(content)
+    assert row[1:] == ["missing", "0 / 0of 0 people, 3 left out", "–", "–"]
+    assert len(Page(render(content)).all("svg")) == len(Page(render(CONTENT)).all("svg")) - 1
+
+
+def test_comparisons_of_several_labels_are_told_apart_and_drawn_apart() -> None:
+    lesion = tuple(replace(s, label="lesion", dice=s.dice / 2) for s in CONTENT.scores)
+    scores = CONTENT.scores + lesion
+    content = replace(CONTENT, scores=scores, comparisons=compare(scores, weights=WEIGHTS))
+    assert [row[0] for row in compared_rows(content)] == ["cord", "lesion"]
+    drawn = [str(svg["aria-label"]) for svg in Page(render(content)).all("svg")]
+    assert sum("of cord, person by person" in label for label in drawn) == 1
+    assert sum("of lesion, person by person" in label for label in drawn) == 1
+
+
+def test_the_reader_is_told_what_out_of_fold_does_not_cover() -> None:
+    assert "What pretrained weights have seen before is not checked" in Page(render(CONTENT)).text
+
+
+def test_an_arm_alone_is_compared_with_nothing() -> None:
+    html = render(replace(CONTENT, arms=("finetune",), comparisons=()))
+    assert "Comparison of arms" not in html
 
 
 def test_tasks_show_state_attempts_time_and_cause() -> None:
@@ -195,7 +238,9 @@ def test_everything_foreign_is_escaped() -> None:
         summary=(HOSTILE,),
         arms=(HOSTILE,),
         folds=(0,),
+        weights={HOSTILE: HOSTILE},
         scores=(strange, other),
+        comparisons=(Comparison(HOSTILE, HOSTILE, HOSTILE, (0.1,), 0, 0.1, None, 1.0, 1.0, True),),
         curves=(replace(CONTENT.curves[0], arm=HOSTILE),),
         tasks=(TaskRow(HOSTILE, HOSTILE, 1, HOSTILE, HOSTILE, 1.0, HOSTILE),),
         overlays=(Overlay(HOSTILE, HOSTILE, HOSTILE, nan, PIXEL),),
@@ -212,7 +257,7 @@ def test_pictures_have_alternatives_and_tables_have_headers() -> None:
     page = Page(render(CONTENT))
     assert all(image["alt"] for image in page.all("img"))
     drawings = page.all("svg")
-    assert len(drawings) == 1 + 2 * 2
+    assert len(drawings) == 1 + 1 + 2 * 2
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in drawings)
     assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
@@ -231,11 +276,13 @@ def test_ids_are_unique_or_name_the_same_thing() -> None:
 
 
 def test_arms_named_with_dollar_signs_are_not_taken_for_formulas() -> None:
-    scores = tuple(replace(s, arm="$x^2$") for s in CONTENT.scores[:2])
-    html = render(replace(CONTENT, arms=("$x^2$", "scratch"), scores=scores))
-    dot_plot = re.search(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert dot_plot is not None
-    assert ">$x^2$</text>" in dot_plot.group()
+    renamed = {"finetune": "$x^2$", "scratch": "scratch"}
+    scores = tuple(replace(s, arm=renamed[s.arm]) for s in CONTENT.scores)
+    comparisons = tuple(replace(c, arm=renamed[c.arm]) for c in CONTENT.comparisons)
+    arms = tuple(renamed.values())
+    html = render(replace(CONTENT, arms=arms, scores=scores, comparisons=comparisons))
+    assert ">$x^2$</text>" in html
+    assert ">$x^2$ against scratch</text>" in html
 
 
 def test_the_same_content_gives_the_same_page() -> None:

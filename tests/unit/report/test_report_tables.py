@@ -11,7 +11,6 @@ from ca_hpc.report.model import CaseScore, Fold
 from ca_hpc.report.tables import (
     contrast_table,
     dice_table,
-    paired_difference,
     person_table,
     representative,
     spread,
@@ -124,22 +123,6 @@ def test_the_person_table_tells_missing_from_undefined() -> None:
     assert first.dice == (pytest.approx(0.8), 0.4)
     assert second.dice[0] is None
     assert second.dice[1] is not None and isnan(second.dice[1])
-
-
-def test_a_difference_pairs_the_people_who_have_both() -> None:
-    scores = [
-        score("01", 0.9),
-        score("02", 0.8),
-        score("03", 0.1),
-        score("01", 0.7, arm="scratch"),
-        score("02", 0.9, arm="scratch"),
-        score("04", 0.2, arm="scratch"),
-    ]
-    found = paired_difference(scores, arm="finetune", baseline="scratch")
-    assert found is not None
-    assert found.mean == pytest.approx((0.2 - 0.1) / 2)
-    assert (found.n, found.higher) == (2, 1)
-    assert paired_difference(scores, arm="finetune", baseline="other") is None
 
 
 @pytest.mark.parametrize(

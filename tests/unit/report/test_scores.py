@@ -1,4 +1,4 @@
-"""Scores as files: what was written comes back, also what is undefined."""
+"""Scores and comparisons as files: what was written comes back, also what is undefined."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ca_hpc.errors import CaHpcError
+from ca_hpc.report.comparison import compare
 from ca_hpc.report.model import CaseScore
-from ca_hpc.report.scores import read_scores, write_scores
+from ca_hpc.report.scores import read_scores, read_summary, write_comparison, write_scores
 
 SCORE = CaseScore(
     arm="finetune",
@@ -64,6 +66,31 @@ def test_what_is_undefined_is_null_for_programs_and_empty_for_people(tmp_path: P
         (line,) = csv.DictReader(stream)
     assert (line["precision"], line["dice"], line["session"]) == ("", "0.9", "")
     assert list(line) == list(asdict(SCORE))
+
+
+def test_the_comparison_is_a_file_for_programs_and_its_sentences_come_back(tmp_path: Path) -> None:
+    other = CaseScore(**{**asdict(SCORE), "arm": "scratch", "dice": 0.4})
+    weights = {"finetune": "pretrained", "scratch": "random"}
+    comparisons = compare([SCORE, other], weights=weights)
+    write_comparison(comparisons, tmp_path, summary=("finetune is better.", "So it is."))
+    document = json.loads((tmp_path / "evaluation/comparison.json").read_text())
+    (row,) = document["comparisons"]
+    assert (row["arm"], row["baseline"], row["differences"]) == ("finetune", "scratch", [0.5])
+    assert (row["n"], row["higher"], row["lower"], row["interval"]) == (1, 1, 0, None)
+    assert read_summary(tmp_path) == ("finetune is better.", "So it is.")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"summary": 1}'])
+def test_a_damaged_comparison_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "evaluation/comparison.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(CaHpcError, match=r"comparison\.json cannot be read"):
+        read_summary(tmp_path)
+
+
+def test_before_the_report_there_are_no_sentences(tmp_path: Path) -> None:
+    assert read_summary(tmp_path) == ()
 
 
 def test_before_the_evaluation_there_are_no_scores(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""What came out, in plain sentences: for the top of the page and for the terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from statistics import fmean
+from typing import Final, Literal
+
+from ca_hpc.report.comparison import ALPHA
+from ca_hpc.report.model import CaseScore, Comparison
+from ca_hpc.report.tables import grouped, per_person
+
+Standing = Literal["behind", "level", "ahead", "open"]
+
+# How the pretrained arms stand against a control of each kind. "Use it" also when the difference
+# is not clear: nnU-Net from scratch needs no foreign weights, and who fine-tunes has to show a gain
+VERDICTS: Final[Mapping[str, Mapping[Standing, str]]] = {
+    "random": {
+        "behind": "Training from scratch did better here: {baseline} beat {arms}. "
+        "Fine-tuning is just another baseline: use {baseline}.",
+        "level": "Training from scratch did at least as well here: on average {arms} brought no "
+        "gain over {baseline}. That {baseline} is better is not clear. "
+        "Fine-tuning is just another baseline: use {baseline}.",
+        "ahead": "Fine-tuning did better here than training from scratch: {arms} beat {baseline}.",
+        "open": "Fine-tuning and training from scratch cannot be told apart here: {arms} did "
+        "better than {baseline} on average, but not clearly. "
+        "Fine-tuning is just another baseline.",
+    },
+    "shuffled": {
+        "behind": "The shuffled control did better here: {baseline} beat {arms}. "
+        "The pretrained features did not help beyond the scale of their values.",
+        "level": "The shuffled control did at least as well here: on average {arms} brought no "
+        "gain over {baseline}. No help of the pretrained features beyond their scale is seen.",
+        "ahead": "The pretrained features helped beyond their scale: {arms} beat {baseline}, the "
+        "shuffled control.",
+        "open": "Whether the pretrained features helped beyond their scale cannot be told: {arms} "
+        "did better than {baseline}, the shuffled control, on average, but not clearly.",
+    },
+}
+
+
+def outcome(
+    scores: Sequence[CaseScore], comparisons: Sequence[Comparison], *, weights: Mapping[str, str]
+) -> Iterator[str]:
+    """Label by label: the verdicts, the best arm, its comparisons. ``weights``: by arm."""
+    labels = grouped(scores, lambda score: score.label)
+    for label, ours in labels.items():
+        compared = [c for c in comparisons if c.label == label]
+        means = shared_means(ours, arms=tuple(weights))
+        name = f"{label}: " if len(labels) > 1 else ""
+        for sentence in (
+            *_verdicts(compared, weights=weights),
+            _best(means),
+            *(comparison_sentence(c) for c in compared if {c.arm, c.baseline} & set(means.best)),
+        ):
+            yield name + sentence
+
+
+@dataclass(frozen=True)
+class SharedMeans:
+    """Mean Dice of each arm that has scores, over the ``n`` of ``everyone`` whom all of them have
+    scored: means over different people say little about arms. Empty if there is nobody."""
+
+    by_arm: Mapping[str, float]
+    n: int
+    everyone: int
+
+    @property
+    def best(self) -> tuple[str, ...]:
+        """The arm with the highest mean; several if they are equal."""
+        highest = max(self.by_arm.values(), default=0.0)
+        return tuple(a for a, mean in self.by_arm.items() if isclose(mean, highest, abs_tol=1e-9))
+
+
+def shared_means(scores: Sequence[CaseScore], *, arms: tuple[str, ...]) -> SharedMeans:
+    """``scores`` are those of one label."""
+    by_arm = grouped(scores, lambda score: score.arm)
+    found = {arm: per_person(by_arm[arm]) for arm in arms if arm in by_arm}
+    shared = set.intersection(*map(set, found.values())) if found else set()
+    return SharedMeans(
+        {arm: fmean(dice[who] for who in shared) for arm, dice in found.items() if shared},
+        n=len(shared),
+        everyone=len(set().union(*found.values())),
+    )
+
+
+def _verdicts(comparisons: Sequence[Comparison], *, weights: Mapping[str, str]) -> Iterator[str]:
+    """A sentence per control that pretrained arms could be compared with."""
+    for control, start in weights.items():
+        against = [c for c in comparisons if c.baseline == control and c.n]
+        if start in VERDICTS and against and weights[against[0].arm] == "pretrained":
+            standing, named = standing_of(against)
+            arms = _listed([c.arm for c in named])
+            yield VERDICTS[start][standing].format(arms=arms, baseline=control)
+
+
+def standing_of(against: Sequence[Comparison]) -> tuple[Standing, Sequence[Comparison]]:
+    """How arms stand against their one baseline, and which of them make it so."""
+    higher = [c for c in against if (c.mean or 0) > 0]
+    if not higher:
+        return ("behind" if all(map(is_clear, against)) else "level"), against
+    clear = [c for c in higher if is_clear(c)]
+    return ("ahead", clear) if clear else ("open", higher)
+
+
+def is_clear(comparison: Comparison) -> bool:
+    """The test finds a difference, and zero lies outside the interval.
+
+    Both, since they ask different things: the ranks whether most people differ, the mean by how
+    much on the whole. One failed segmentation can set them against each other.
+    """
+    p, interval = comparison.p, comparison.interval
+    return p is not None and interval is not None and p < ALPHA and interval[0] * interval[1] > 0
+
+
+def _best(means: SharedMeans) -> str:
+    """The sentence on the best arm."""
+    if not means.by_arm:
+        return "No person has a defined Dice in every arm."
+    highest = max(means.by_arm.values())
+    people = (
+        _people(means.everyone)
+        if means.n == means.everyone
+        else f"the {means.n} of {means.everyone} people who have a Dice in every arm"
+    )
+    if len(means.by_arm) == 1:
+        return f"{means.best[0]} has a mean Dice of {highest:.3f} over {people}."
+    have = "has" if len(means.best) == 1 else "share"
+    return f"{_listed(means.best)} {have} the highest mean Dice, {highest:.3f} over {people}."
+
+
+def comparison_sentence(comparison: Comparison) -> str:
+    """One comparison with everything that is known of it."""
+    c = comparison
+    pair = f"{c.arm} against {c.baseline}"
+    if c.mean is None:
+        return f"{pair}: nobody has a Dice in both."
+    if not c.higher and not c.lower:
+        return f"{pair}: the same Dice in both, for {_people(c.n)}."
+    known = (
+        []
+        if c.interval is None
+        else [f"95 % interval {c.interval[0]:+.3f} to {c.interval[1]:+.3f}"]
+    )
+    known += [] if c.p is None else [p_text(c.p)]
+    brackets = f" ({', '.join(known)})" if known else ""
+    return (
+        f"{pair}: {c.mean:+.3f} in Dice{brackets}, higher for {c.higher} and lower for {c.lower} "
+        f"of {_people(c.n)}.{_caution(c)}"
+    )
+
+
+def _caution(comparison: Comparison) -> str:
+    if comparison.too_few:
+        return f" So few people cannot reach p < {ALPHA}, whatever their scores."
+    if comparison.p is not None and comparison.p < ALPHA and not is_clear(comparison):
+        return " The test finds a difference, the mean does not: look at the figure for outliers."
+    return ""
+
+
+def p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{number} people"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
