@@ -1,4 +1,4 @@
-"""The command line: parse, call one action, show its result. The only file that imports typer.
+"""The command line: parse, call one action, show its result. Only it and its parts import typer.
 
 Everything but typer is imported inside the commands: ``ca-hpc --help`` must be there at once.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ca_hpc import __version__, screen
+from ca_hpc.cli_image import image_app
+from ca_hpc.cli_weights import weights_app
 from ca_hpc.errors import CaHpcError, ExitCode
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-image_app = typer.Typer(help="Apptainer images.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(image_app, name="image")
+app.add_typer(weights_app, name="weights")
 
 JobFile = Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
@@ -68,6 +70,8 @@ def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = No
     )
     inputs = prepare.find_inputs(job, host=host)
     flow = prepare.workflow(job, inputs, host=host, run_folder=prepare.next_run_folder(job))
+    for text in prepare.warnings(job, inputs, flow):
+        _warn(text)
     people = len({case.person for case in inputs.cases.cases})
     typer.echo(
         f"{job_file} is valid: {len(inputs.cases.cases)} images of {people} people, "
@@ -102,13 +106,21 @@ def submit(
     overrides = prepare.Overrides(cluster=cluster, output=output, image=image, weights=weights)
     job = prepare.read_job(job_file, host=host, overrides=overrides)
     if dry_run:
-        text, trouble = action.dry_run(job, host=host)
-        typer.echo(text, nl=False)
-        if trouble is not None:
-            raise trouble
+        dry = action.dry_run(job, host=host)
+        typer.echo(dry.text, nl=False)
+        for text in dry.warnings:
+            _warn(text)
+        if dry.trouble is not None:
+            raise dry.trouble
         return
     action.private_umask()
-    run = action.submit(job, host=host, token=secrets.token_hex(4), now=datetime.now(timezone.utc))
+    run = action.submit(
+        job,
+        host=host,
+        token=secrets.token_hex(4),
+        now=datetime.now(timezone.utc),
+        warn=_warn,
+    )
     jobs = {s.stage: dict(s.job_ids) for s in run.submissions().values()}
     attached = job.cluster.executor == "local" and not detach
     if as_json:
@@ -191,58 +203,6 @@ def cancel(run: RunPath) -> None:
     typer.echo(done if some else "nothing of this run waits or runs")
 
 
-@image_app.command("build")
-def image_build(
-    output: Annotated[Path, typer.Argument(help="The image to write.")] = Path("ca-hpc.sif"),
-    weights: Annotated[
-        list[Path] | None, typer.Option(help="Weights to carry; may be given several times.")
-    ] = None,
-    cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="For GPUs, or without.")] = True,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of base images; default: beside the output.")
-    ] = None,
-    base: Annotated[Path | None, typer.Option(help="An existing base image.")] = None,
-    wheels: Annotated[
-        Path | None, typer.Option(help="Folder of Python packages; default: pip's settings.")
-    ] = None,
-    mirror: Annotated[
-        str | None, typer.Option(help="Debian mirror; default: this machine's own.")
-    ] = None,
-    rebuild: Annotated[bool, typer.Option(help="Build even if nothing has changed.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Build the image that tasks run in: a base, built once, and this package on top of it."""
-    import signal
-    from datetime import datetime, timezone
-
-    from ca_hpc import processes
-    from ca_hpc.store.image_build import BuildRequest, build_image
-
-    # as an exception, it ends apptainer and removes what is half built
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    made = build_image(
-        BuildRequest(
-            output=output.absolute(),
-            store=(store or output.parent).absolute(),
-            weights=tuple(file.absolute() for file in weights or ()),
-            base=base,
-            variant="cuda" if cuda else "cpu",
-            mirror=mirror,
-            wheels=wheels,
-            rebuild=rebuild,
-        ),
-        run=processes.run,
-        progress=lambda text: typer.echo(text, err=True),
-        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-    image = made.image
-    if as_json:
-        typer.echo(json.dumps(asdict(image), indent=2, default=str))
-        return
-    typer.echo(f"{image.path}: {image.size_bytes / 1e6:.0f} MB, sha256:{image.sha256}")
-    typer.echo("unchanged: it was built from the same things before" * made.reused, nl=made.reused)
-
-
 @app.command()
 def demo(
     folder: DemoFolder = Path("ca-hpc-demo"),
@@ -267,6 +227,10 @@ def _quoted(path: Path) -> str:
     import shlex
 
     return shlex.quote(str(path))
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
 
 
 def _fail(error: CaHpcError) -> NoReturn:

@@ -24,6 +24,11 @@ def model(name: str, *, relative_to: Path) -> Model:
     return _load(Model, name, folder="models", relative_to=relative_to)
 
 
+def models() -> tuple[str, ...]:
+    """Names of the shipped model profiles."""
+    return tuple(sorted(file.stem for file in shipped("configs", "models").glob("*.yaml")))
+
+
 def _load(kind: type[T], name: str, *, folder: str, relative_to: Path) -> T:
     own = name.endswith((".yaml", ".yml"))
     file = relative_to / name if own else shipped("configs", folder) / f"{name}.yaml"

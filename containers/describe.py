@@ -44,8 +44,10 @@ def weights(folder: Path) -> list[dict[str, str | int]]:
             "path": str(path),
             "sha256": sha256(path),
             "size_bytes": path.stat().st_size,
+            "manifest": path.with_suffix(".json").read_text(encoding="utf-8"),
         }
         for path in sorted(folder.iterdir())
+        if path.suffix != ".json"
     ]
 
 

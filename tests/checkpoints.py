@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+import numpy as np
 
 from ca_hpc import configs
+from ca_hpc.core.profile import Network
+from ca_hpc.weights import describe
+from ca_hpc.weights.manifest import Source
+from ca_hpc.weights.safetensors_file import write
+from ca_hpc.weights.store import Entry, WeightStore
+from ca_hpc.weights.tensors import Tensor
+from ca_hpc.weights.topology import canonical_name, tensor_shapes
 
-_IMPORTED = {
-    "conv_op": torch.nn.Conv3d,
-    "norm_op": torch.nn.InstanceNorm3d,
-    "nonlin": torch.nn.LeakyReLU,
-}
+
+def network_of(model: str) -> Network:
+    network = configs.model(model, relative_to=Path()).network
+    assert network is not None
+    return network
+
+
+def build(network: Network, *, channels: int = 1, heads: int = 2) -> Any:
+    """The torch module of a profile's network, with the random weights of the moment."""
+    import torch
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    imported = {
+        "conv_op": torch.nn.Conv3d,
+        "norm_op": torch.nn.InstanceNorm3d,
+        "nonlin": torch.nn.LeakyReLU,
+    }
+    arguments = {**network.arch_kwargs, **imported}
+    return PlainConvUNet(channels, num_classes=heads, deep_supervision=True, **arguments)
 
 
 def write_checkpoint(file: Path, *, model: str, seed: int = 0) -> None:
@@ -23,12 +44,11 @@ def write_checkpoint(file: Path, *, model: str, seed: int = 0) -> None:
     Its weights are random but the same for the same seed, and so are its bytes: the file's name
     goes into what ``torch.save`` writes, so it is always saved under one name.
     """
-    profile = configs.model(model, relative_to=file.parent)
+    import torch
+
     torch.manual_seed(seed)
-    arguments = {**profile.arch_kwargs, **_IMPORTED}
-    network = PlainConvUNet(1, num_classes=2, deep_supervision=True, **arguments)
     content = {
-        "network_weights": network.state_dict(),
+        "network_weights": build(network_of(model)).state_dict(),
         "optimizer_state": None,
         "current_epoch": 1000,
         "trainer_name": "nnUNetTrainer",
@@ -41,3 +61,23 @@ def write_checkpoint(file: Path, *, model: str, seed: int = 0) -> None:
     draft.replace(file)
     draft.parent.rmdir()
     file.chmod(0o644)
+
+
+def store_zeros(store: WeightStore, *, model: str, work: Path) -> Entry:
+    """Weights of the shape of ``model``, all zero, under its name in ``store``; without torch."""
+    network = network_of(model)
+    shapes = tensor_shapes(
+        network.arch_kwargs, network_class_name=network.network_class_name, channels=1, heads=2
+    )
+    assert shapes is not None
+    stored: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        values = memoryview(bytes(4 * int(np.prod(shape))))
+        stored.setdefault(canonical_name(name), Tensor("float32", shape, lambda v=values: v))
+    file = work / "zeros.safetensors"
+    write(file, {name: stored[canonical_name(name)] for name in shapes})
+    source = Source(name=f"{model}.pth", sha256="0" * 64)
+    found = describe.read(file)
+    known = configs.model(model, relative_to=Path())
+    manifest = describe.manifest_of(found, sha256="", source=source, model=known)
+    return store.add(found.checkpoint.tensors, manifest, waiting=lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -23,3 +24,13 @@ def no_cluster_by_accident() -> Iterator[None]:
             patch.delenv(name)
         patch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
         yield
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint file that fits the model ``demo``."""
+    from tests.checkpoints import write_checkpoint
+
+    file = tmp_path_factory.mktemp("weights") / "demo.pth"
+    write_checkpoint(file, model="demo")
+    return file

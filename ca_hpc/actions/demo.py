@@ -40,17 +40,19 @@ def demo(folder: Path, *, host: Host, say: Say, watch: Watch) -> RunFolder:
         (folder / f"{name}.yaml").write_text(shipped("jobs", f"{name}.yaml").read_text())
     checkpoint = folder / PRETRAINED
     if not checkpoint.exists():
-        run = _run("demo-pretraining", folder, host=host)
+        run = _run("demo-pretraining", folder, host=host, say=say)
         watch("pretraining a checkpoint (one fold, random weights)", run)
         checkpoint.write_bytes(_final_checkpoint(run).read_bytes())
-    run = _run("demo", folder, host=host)
+    run = _run("demo", folder, host=host, say=say)
     watch("the main job: 5 folds, from the pretrained weights and from scratch", run)
     return run
 
 
-def _run(name: str, folder: Path, *, host: Host) -> RunFolder:
+def _run(name: str, folder: Path, *, host: Host, say: Say) -> RunFolder:
     job = read_job(folder / f"{name}.yaml", host=host, overrides=Overrides(output=folder / "runs"))
-    return submit(job, host=host, token=secrets.token_hex(4), now=datetime.now(timezone.utc))
+    return submit(
+        job, host=host, token=secrets.token_hex(4), now=datetime.now(timezone.utc), warn=say
+    )
 
 
 def _final_checkpoint(run: RunFolder) -> Path:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ca_hpc import configs
+from ca_hpc.actions import weights as weights_action
+from ca_hpc.actions.weights import IN_IMAGE, JobWeights, is_file_name
 from ca_hpc.core import checks, door
-from ca_hpc.core.expand import expand
+from ca_hpc.core.expand import expand, task_gpu_memory
 from ca_hpc.core.model import Mount, Pin, Runtime, Workflow
 from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Cases
@@ -21,13 +23,15 @@ from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
 from ca_hpc.imaging.sources import scan
 from ca_hpc.imaging.splits import k_folds
 from ca_hpc.nnunet.plans import check_patch
+from ca_hpc.nnunet.sizes import check_memory
 from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.weights import check
+from ca_hpc.weights.describe import known_of_both
+from ca_hpc.weights.store import WeightStore
 
 if TYPE_CHECKING:
     from ca_hpc.store.images import ImageInfo
-
-IN_IMAGE = "image"  # weights: image
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Host:
     python: str
     cpus: int
     cache: Path
+    store: Path  # of weights, unless the cluster's profile names one
     nnunet: bool = True  # whether ``python`` has it
 
     @classmethod
@@ -45,11 +50,13 @@ class Host:
         """This machine."""
         # expanduser leaves ~ as it is for a user whom the machine does not know
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+        share = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")  # noqa: PTH111
         return cls(
             folder=Path.cwd(),
             python=sys.executable,
             cpus=os.cpu_count() or 1,
             cache=Path(cache) / "ca-hpc",
+            store=Path(os.environ.get("CA_HPC_STORE") or f"{share}/ca-hpc"),
             nnunet=importlib.util.find_spec("nnunetv2") is not None,
         )
 
@@ -66,7 +73,10 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked job. ``spec`` has absolute paths; ``text`` is the file as the user wrote it."""
+    """A checked job. ``spec`` has absolute paths; ``text`` is the file as the user wrote it.
+
+    ``model`` is the profile that the job or its weights name, if they do.
+    """
 
     file: Path
     text: str
@@ -83,11 +93,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The files of a job, found and pinned."""
+    """The files of a job, found, checked and pinned. ``model`` has the network by now."""
 
     cases: Cases
-    weights: Pin | None
+    weights: JobWeights | None
     image: Pin | None
+    model: Model | None
+
+    @property
+    def weights_pin(self) -> Pin | None:
+        """What the run is pinned to."""
+        if self.weights is None:
+            return None
+        return Pin(self.weights.path, self.weights.manifest.sha256)
 
 
 def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> Job:
@@ -105,9 +123,10 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
     cluster = configs.cluster(spec.cluster, relative_to=host.folder if overrides.cluster else base)
     if cluster.executor == "local" and cluster.node.cpus is None:
         cluster = replace(cluster, node=replace(cluster.node, cpus=host.cpus))
-    model = configs.model(spec.model, relative_to=base) if spec.model is not None else None
-    if model is not None:
-        check_patch(spec.plans.patch_size or model.patch_size, model)
+    named = spec.weights if spec.weights and not _elsewhere(spec.weights) else None
+    profile = spec.model or named
+    model = configs.model(profile, relative_to=base) if profile is not None else None
+    _check_patch(spec, model)
     spec = _absolute(spec, base=base, overrides=overrides, here=host.folder)
     output = overrides.output or spec.output or cluster.folders.runs or "ca-hpc-runs"
     return Job(file, text, spec, cluster, model, (host.folder / output).absolute())
@@ -125,7 +144,23 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
     k_folds(cases.cases, folds=job.spec.splits.folds, seed=job.spec.splits.seed)
     info = _image(job, host=host)
     image = Pin(str(info.path), info.sha256) if info is not None else None
-    return Inputs(cases, _weights(job, info, host=host), image)
+    weights = _weights(job, info, host=host)
+    model = _model(job, weights)
+    if weights is not None and job.spec.pretrained:
+        channels = len(cases.cases[0].images)
+        check.check_task(weights.manifest, job.spec, channels=channels)
+    return Inputs(cases, weights, image, model)
+
+
+def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
+    """What is allowed and yet seldom meant: shown before submission, and kept in the record."""
+    network = inputs.model.network if inputs.model else None
+    manifest = inputs.weights.manifest if inputs.weights else None
+    said = [*check.warnings(job.spec, manifest, network)]
+    if network is not None and any(arm.plans == "model" for arm in job.spec.arms.values()):
+        memory = job.spec.plans.gpu_memory or task_gpu_memory(job.spec, job.cluster, flow)
+        said += check_memory(network, job.spec.plans, memory_mib=memory)
+    return tuple(said)
 
 
 def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -> Workflow:
@@ -162,9 +197,9 @@ def _absolute(spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Pat
         spec,
         data=tuple(replace(source, path=at(source.path)) for source in spec.data),
         weights=(
-            spec.weights
-            if spec.weights in (None, IN_IMAGE)
-            else at(spec.weights, given=overrides.weights)
+            at(spec.weights, given=overrides.weights)
+            if spec.weights is not None and is_file_name(spec.weights)
+            else spec.weights
         ),
         image=None if spec.image is None else at(spec.image, given=overrides.image),
         output=None if spec.output is None else at(spec.output),
@@ -203,33 +238,67 @@ def _other_image(path: str, *, found: str, wanted: str, who: str) -> DigestMisma
     )
 
 
-def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> Pin | None:
+def _elsewhere(weights: str) -> bool:
+    """Whether ``weights`` name no profile."""
+    return weights == IN_IMAGE or weights.startswith("sha256:") or is_file_name(weights)
+
+
+def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> JobWeights | None:
     wanted = job.spec.weights
-    arms = job.spec.arms.values()
-    start = any(arm.weights == "pretrained" for arm in arms)
-    plans = any(arm.plans == "model" for arm in arms) and job.model is None  # theirs are read
-    if wanted is None or not (start or plans):
+    own_network = any(arm.plans == "model" for arm in job.spec.arms.values()) and (
+        job.model is None or job.model.network is None
+    )
+    if wanted is None or not (job.spec.pretrained or own_network):
         return None
-    if wanted == IN_IMAGE:
-        if image is None or not image.weights:
-            raise CaHpcError(
-                "weights: image, but the image carries none",
-                hint="build one that does: ca-hpc image build --weights FILE",
-            )
-        first = image.weights[0]
-        return Pin(first.path, first.sha256)
-    path = Path(wanted)
-    if not path.is_file():
+    return weights_action.find(
+        wanted,
+        store=weight_store(job.cluster, host=host),
+        image=image,
+        cache=host.cache,
+        base=job.file.absolute().parent,
+    )
+
+
+def weight_store(cluster: Cluster | None, *, host: Host) -> WeightStore:
+    """The cluster's store, else the user's own."""
+    of_cluster = cluster.folders.store if cluster else None
+    return WeightStore(Path(of_cluster).expanduser() if of_cluster else host.store)
+
+
+def _model(job: Job, weights: JobWeights | None) -> Model | None:
+    """The network of the job: the profile's, else the one that the weights describe."""
+    needed = job.spec.pretrained or any(a.plans == "model" for a in job.spec.arms.values())
+    if not needed:
+        return None
+    model = job.model or Model(name="pretrained")
+    own = weights.manifest if weights else None
+    network = model.network or (own.network if own else None)
+    if network is None:
+        whose = f"weights {own.source.name} do" if own else f"profile {model.name} does"
         raise CaHpcError(
-            f"weights {path} do not exist",
-            hint="give a checkpoint file (…/fold_0/checkpoint_final.pth), or weights: image",
+            f"{whose} not say which network it is, or on which axes it was trained",
+            hint="name its profile: model: NAME (configs/models), or write one of your own"
+            if own
+            else "weights: NAME-OR-FILE to read it from",
         )
-    try:
-        return Pin(str(path), cached_sha256(path, cache=host.cache / "digests.json"))
-    except OSError as error:
+    if own is not None:
+        if job.spec.pretrained:
+            check.check_fit(own, network, name=model.name)
+        model = replace(model, trained_on=known_of_both(model.trained_on, own.trained_on))
+    if job.spec.plans.spacing == "model" and model.trained_on.spacing is None:
         raise CaHpcError(
-            f"weights {path} cannot be read: {error.strerror}", hint="check its permissions"
-        ) from error
+            f"plans.spacing: model, but it is not known at which spacing {model.name} was trained",
+            hint="spacing: dataset, or mm by axis: {RL: 1, AP: 1, SI: 1}",
+        )
+    found = replace(model, network=network)
+    _check_patch(job.spec, found)
+    return found
+
+
+def _check_patch(spec: FinetuneSpec, model: Model | None) -> None:
+    wanted = spec.plans.patch_size
+    if model is not None and model.network is not None and wanted != "auto":
+        check_patch(wanted or model.network.patch_size, model.network)
 
 
 def _mounts(job: Job, inputs: Inputs | None, *, run_folder: Path) -> tuple[Mount, ...]:
@@ -245,7 +314,7 @@ def _mounts(job: Job, inputs: Inputs | None, *, run_folder: Path) -> tuple[Mount
             if not _below(place, read):
                 read.add(str(Path(place).parent))
         # weights in the image need no mount: their path does not exist here
-        if inputs.weights is not None and job.spec.weights != IN_IMAGE:
+        if inputs.weights is not None and inputs.weights.mounted:
             read |= {inputs.weights.path, os.path.realpath(inputs.weights.path)}
     outer = {place for place in read if not _below(str(Path(place).parent), read)}
     mounts = [Mount(str(run_folder), writable=True), *(Mount(place) for place in outer)]

@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from ca_hpc import __version__
-from ca_hpc.actions.prepare import Host, Inputs, Job, find_inputs, next_run_folder, workflow
+from ca_hpc.actions.prepare import (
+    Host,
+    Inputs,
+    Job,
+    find_inputs,
+    next_run_folder,
+    warnings,
+    workflow,
+)
 from ca_hpc.core.model import Command, Stage, Task, Workflow
 from ca_hpc.core.record import Pins, Submission
 from ca_hpc.core.render import render
@@ -27,11 +35,17 @@ ATTEMPT = "ATTEMPT"
 WORK_FOLDER = "WORK"
 
 
-def dry_run(job: Job, *, host: Host) -> tuple[str, CaHpcError | None]:
-    """What would be submitted, as text, and the first problem with the job's files, if any.
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What would be submitted, what to think about, and the first problem with the job's files."""
 
-    Needs no scheduler and writes nothing. The same job gives the same text, byte for byte.
-    """
+    text: str
+    warnings: tuple[str, ...]
+    trouble: CaHpcError | None
+
+
+def dry_run(job: Job, *, host: Host) -> DryRun:
+    """Needs no scheduler and writes nothing. The same job gives the same text, byte for byte."""
     trouble: CaHpcError | None = None
     inputs: Inputs | None = None
     try:
@@ -40,6 +54,7 @@ def dry_run(job: Job, *, host: Host) -> tuple[str, CaHpcError | None]:
         trouble = error
     run_folder = next_run_folder(job)
     flow = workflow(job, inputs, host=host, run_folder=run_folder)
+    told = warnings(job, inputs, flow) if inputs else ()
 
     def script(stage: Stage) -> str:
         after = () if stage.after is None else (f"JOB-OF-{stage.after}",)
@@ -63,7 +78,8 @@ def dry_run(job: Job, *, host: Host) -> tuple[str, CaHpcError | None]:
         )
 
     on_slurm = flow.executor == "slurm"
-    return render(flow, script=script if on_slurm else None, started=started), trouble
+    text = render(flow, script=script if on_slurm else None, started=started)
+    return DryRun(text, told, trouble)
 
 
 def job_name(run_folder: Path, stage: str, *, token: str) -> str:
@@ -71,21 +87,27 @@ def job_name(run_folder: Path, stage: str, *, token: str) -> str:
     return f"{run_folder.name}.{stage}.{token}"
 
 
-def submit(job: Job, *, host: Host, token: str, now: datetime) -> RunFolder:
+def submit(
+    job: Job, *, host: Host, token: str, now: datetime, warn: Callable[[str], None]
+) -> RunFolder:
     """Check everything, write the run folder, submit all stages. Raises CaHpcError.
 
-    Nothing is written before all checks have passed. When the scheduler refuses a stage, what was
-    submitted before it is cancelled and the run folder stays, to be looked at.
+    ``warn`` is told, before anything is queued, what is allowed and yet seldom meant. Nothing is
+    written before all checks have passed. When the scheduler refuses a stage, what was submitted
+    before it is cancelled and the run folder stays, to be looked at.
     """
     inputs = find_inputs(job, host=host)
     if job.cluster.executor == "slurm":
         slurm.check()
     expected = next_run_folder(job)
-    workflow(job, inputs, host=host, run_folder=expected)  # its problems come before the folder
+    # its problems come before the folder
+    told = warnings(job, inputs, workflow(job, inputs, host=host, run_folder=expected))
+    for text in told:
+        warn(text)
     run = RunFolder.create(job.runs, job.spec.name)
     flow = workflow(job, inputs, host=host, run_folder=run.path)
     created = now.isoformat(timespec="seconds")
-    pins = Pins(ca_hpc=__version__, token=token, created=created, weights=inputs.weights)
+    pins = Pins(__version__, token, created, weights=inputs.weights_pin, warnings=told)
     try:
         _write_records(run, job, inputs=inputs, pins=pins, flow=flow)
     except OSError:  # a full disk, a quota
@@ -103,8 +125,10 @@ def _write_records(run: RunFolder, job: Job, *, inputs: Inputs, pins: Pins, flow
     run.write_spec("spec.json", job.spec)
     run.write_spec("cluster.json", job.cluster)
     run.write("cases.json", inputs.cases)
-    if job.model is not None:
-        run.write_spec("model.json", job.model)
+    if inputs.model is not None:
+        run.write_spec("model.json", inputs.model)
+    if inputs.weights is not None:
+        run.write_spec("weights.json", inputs.weights.manifest)
     run.write("pins.json", pins)
     run.write("workflow.json", flow)  # last: its presence makes the folder a run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ca_hpc.core.spec import FinetuneSpec, PersonByPattern
-from ca_hpc.core.yaml_door import Document, Problem
+from ca_hpc.core.spec import Arm, FinetuneSpec, PersonByPattern
+from ca_hpc.core.yaml_door import Document, Place, Problem
 
 
 def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
@@ -34,12 +34,20 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
     for name, arm in spec.arms.items():
         given = ("arms", name) in document.places
         place = document.place(("arms", name) if given else ("weights",))
-        if arm.weights == "pretrained" and spec.weights is None:
-            yield Problem(place, f"arms.{name} starts from pretrained weights, but weights is null")
+        if arm.weights != "random" and spec.weights is None:
+            yield Problem(
+                place, f"arms.{name} starts from {arm.weights} weights, but weights is null"
+            )
         if arm.plans == "model" and spec.weights is None and spec.model is None:
             yield Problem(
                 place, f"arms.{name} takes the model's plans, but weights and model are null"
             )
+        yield from _arm(spec, name, arm, place)
+    if spec.crop != "none" and spec.crop.to not in spec.labels:
+        known = ", ".join(spec.labels)
+        yield Problem(
+            document.place(("crop", "to")), f"crop.to: no label {spec.crop.to}; labels: {known}"
+        )
     for position, source in enumerate(spec.data):
         if isinstance(source.person, PersonByPattern):
             path = ("data", position, "person", "pattern")
@@ -57,3 +65,31 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
     for position, name in enumerate(names):
         if name in names[:position]:
             yield Problem(document.place(("data", position)), f"two sources are named {name}")
+
+
+def _arm(spec: FinetuneSpec, name: str, arm: Arm, place: Place) -> Iterator[Problem]:
+    """What contradicts itself within one arm, the settings of ``training`` counted in."""
+    epochs = spec.training.epochs if arm.epochs is None else arm.epochs
+    warmup = spec.training.warmup_epochs if arm.warmup_epochs is None else arm.warmup_epochs
+    if arm.weights == "random":
+        if epochs == 0:
+            yield Problem(place, f"arms.{name}: 0 epochs of random weights have learnt nothing")
+        if arm.head == "pretrained":
+            yield Problem(place, f"arms.{name}: head: pretrained, but its weights are random")
+        if arm.frozen_encoder_epochs:
+            yield Problem(place, f"arms.{name} freezes an encoder of random weights")
+    if warmup > 0 and warmup >= epochs:
+        yield Problem(
+            place, f"arms.{name}: {warmup} warmup_epochs leave none of {epochs} epochs to train"
+        )
+    if arm.planner is not None and arm.plans == "model":
+        yield Problem(place, f"arms.{name}: planner counts with plans: planner only")
+    trainer = arm.trainer or spec.training.trainer
+    named = re.fullmatch(r".*_(\d+)epochs?(?:_.*)?", trainer)
+    if named is not None and int(named[1]) != epochs:
+        # nnU-Net has such trainers for a few numbers only; here any number is possible
+        yield Problem(
+            place,
+            f"arms.{name}: {trainer} names {named[1]} epochs, but epochs is {epochs}: "
+            "name the trainer without them, and the number in epochs",
+        )

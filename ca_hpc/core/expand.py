@@ -84,6 +84,19 @@ def expand(
     )
 
 
+def task_gpu_memory(spec: FinetuneSpec, cluster: Cluster, workflow: Workflow) -> int | None:
+    """MiB of GPU memory for each training; None where the profile does not tell, or without GPU."""
+    for stage in workflow.stages:
+        if stage.name == "train" and stage.resources.gpus:
+            request = _merged("train", spec, cluster)
+            found = _gpu("train", request, cluster)
+            if found is None or found[1].memory is None:
+                return None
+            slots = max(element.slots for element in stage.elements)
+            return found[1].memory * stage.resources.gpus // max(slots, stage.resources.gpus)
+    return None
+
+
 def _groups(cluster: Cluster) -> tuple[tuple[StageName, tuple[StageName, ...]], ...]:
     if not cluster.fuse_short_stages:
         return tuple((name, (name,)) for name in STAGES)

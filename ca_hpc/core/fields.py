@@ -12,7 +12,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict
 
-from ca_hpc.core.units import format_duration, format_size, parse_duration, parse_size
+from ca_hpc.core.units import (
+    format_duration,
+    format_length,
+    format_size,
+    parse_duration,
+    parse_length,
+    parse_size,
+)
 
 STRICT = ConfigDict(extra="forbid")
 # a file name of several of them must stay within the 255 bytes of a file system
@@ -34,6 +41,12 @@ def _size(value: object) -> int:
     if isinstance(value, str):
         return parse_size(value)
     raise ValueError('a size is text with a unit, like "512MB" or "16GB"')
+
+
+def _length(value: object) -> float:
+    if isinstance(value, str):
+        return parse_length(value)
+    raise ValueError('a length is text with a unit, like "30mm"')
 
 
 def _name(value: str) -> str:
@@ -74,9 +87,12 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 CountOrZero = Annotated[int, Strict(), Field(ge=0)]
 Index = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Sha256 = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
 Sbatch = Mapping[Annotated[str, Strict(), AfterValidator(_option)], Line | Count | Flag]
 # seconds inside, "HH:MM:SS" outside
 Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration)]
+# mm inside, "30mm" outside
+Length = Annotated[float, BeforeValidator(_length), PlainSerializer(format_length)]
 # MiB inside, "16GB" outside
 Size = Annotated[int, BeforeValidator(_size), PlainSerializer(format_size)]

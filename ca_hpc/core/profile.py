@@ -18,10 +18,11 @@ from ca_hpc.core.fields import (
     Line,
     Name,
     Sbatch,
+    Sha256,
     Size,
     Text,
 )
-from ca_hpc.core.spec import ByAxis, PatchSize, StageName, StageRequest
+from ca_hpc.core.spec import ByAxis, Crop, PatchSize, StageName, StageRequest
 
 Axis = Literal["RL", "AP", "SI"]
 
@@ -36,6 +37,12 @@ def _each_once(axes: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(axes)) != len(axes):
         raise ValueError("name each of RL, AP and SI once")
     return axes
+
+
+def _orientation(code: str) -> str:
+    if len(code) != 3 or any(len(set(axis) & set(code)) != 1 for axis in ("RL", "AP", "SI")):
+        raise ValueError("write SCT's orientation code: RPI, LPI, …")
+    return code
 
 
 def _with_strides(arch_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,21 +146,52 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """The network that weights belong to, ``configs/models/NAME.yaml``.
+class Network:
+    """A 3D network of nnU-Net: its topology, and the anatomical axis of each of its axes, in order.
 
-    ``axes``: the anatomical axis of each axis of the network, in order. ``arch_kwargs``,
-    ``network_class_name`` and ``requires_import`` as in nnU-Net's plans ("architecture").
+    ``arch_kwargs``, ``network_class_name`` and ``requires_import`` as in nnU-Net's plans
+    ("architecture"). ``patch_size`` and ``batch_size`` are those of the pretraining.
     """
 
-    name: Name
     axes: Annotated[tuple[Axis, Axis, Axis], AfterValidator(_each_once)]
     patch_size: PatchSize
     batch_size: Count
     arch_kwargs: Annotated[Mapping[str, Any], AfterValidator(_with_strides)]
     network_class_name: Text = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
     requires_import: tuple[Text, ...] = ("conv_op", "norm_op", "dropout_op", "nonlin")
-    spacing: ByAxis | None = None  # mm, of the pretraining
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """The images that weights have learnt from. None: not known."""
+
+    orientation: Annotated[Text, AfterValidator(_orientation)] | None = None  # SCT's code
+    spacing: ByAxis | None = None  # mm
+    crop: Crop | Literal["none"] | None = None
+    channels: Count | None = None
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Where weights are published. None: not known offline; ``ca-hpc weights add`` tells it."""
+
+    url: Text | None = None
+    page: Text | None = None
+    sha256: Sha256 | None = None
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Weights by name: ``configs/models/NAME.yaml``. ``network`` None: read from the weights."""
+
+    name: Name
+    network: Network | None = None
+    trained_on: TrainedOn = field(default_factory=TrainedOn)
+    release: Release = field(default_factory=Release)
     description: Text | None = None
-    source: Text | None = None
+    licence: Text | None = None
+    citation: Text | None = None
     __pydantic_config__ = STRICT

@@ -33,12 +33,16 @@ class Cases:
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What a run is pinned to. ``token`` marks its jobs' names, so that they can be found again."""
+    """What a run is pinned to. ``token`` marks its jobs' names, so that they can be found again.
+
+    ``warnings``: what the user was told at submission.
+    """
 
     ca_hpc: str
     token: str
     created: str
     weights: Pin | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ca_hpc.core.fields import (
     Flag,
     Fraction,
     Index,
+    Length,
     Name,
     Number,
     Sbatch,
@@ -112,13 +113,31 @@ class PatchSize:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """How nnU-Net plans. ``patch_size`` and ``batch_size``: of the plans patched for the model."""
+    """How nnU-Net plans, and how its plans are patched for the model.
+
+    ``axes``: ``anatomical`` brings the data onto the axes that the weights were trained on;
+    ``recipe`` leaves them to the planner, as the transfer-learning guide does, whatever comes out.
+    ``spacing`` of the patched plans: the model's, the planner's choice for the data set, or mm
+    (then of the planner's plans too). ``patch_size: auto``: the legal size closest to the planner's
+    that fits the memory.
+    """
 
     planner: Name = "ExperimentPlanner"
     gpu_memory: Size | None = None
-    spacing: ByAxis | None = None  # mm; None: nnU-Net chooses
-    patch_size: PatchSize | None = None  # None: the model's own
-    batch_size: Count | None = None  # None: the model's own
+    axes: Literal["anatomical", "recipe"] = "anatomical"
+    # None: the model's where it is known; with axes: recipe the data set's
+    spacing: Literal["model", "dataset"] | ByAxis | None = None
+    patch_size: PatchSize | Literal["auto"] | None = None  # None: the model's own
+    batch_size: Count | None = None  # None: as many voxels a step as the model's own, if they fit
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Images cut to the bounding box of the label ``to`` and ``margin`` mm on each side of it."""
+
+    to: Name = "cord"
+    margin: Length = 30.0
     __pydantic_config__ = STRICT
 
 
@@ -133,12 +152,19 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One arm's training. Epochs and iterations as in nnU-Net; any number is possible."""
+    """One arm's training. Epochs and iterations as in nnU-Net; any number is possible.
 
-    epochs: Count = 100
+    ``epochs: 0`` takes the network as it is after loading the weights. In the first
+    ``warmup_epochs`` the learning rate rises to the initial one; in the first
+    ``frozen_encoder_epochs`` only the decoder learns.
+    """
+
+    epochs: CountOrZero = 100
     iterations_per_epoch: Count = 250
     validation_iterations_per_epoch: Count = 50
     initial_learning_rate: Number | None = None  # None: the trainer's own (0.01)
+    warmup_epochs: CountOrZero = 0
+    frozen_encoder_epochs: CountOrZero = 0
     trainer: Name = "nnUNetTrainer"
     seed: Index = 0
     workers: CountOrZero | None = None  # augmentation processes; None: one less than the CPUs
@@ -148,13 +174,21 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One of the trainings that are compared. What is None comes from ``training``."""
+    """One of the trainings that are compared. What is None comes from ``training``.
 
-    weights: Literal["pretrained", "random"] = "pretrained"
+    ``weights: shuffled`` is a control: the pretrained values, permuted within each tensor.
+    ``head: pretrained`` keeps the output layers too, which nnU-Net makes anew for each task.
+    """
+
+    weights: Literal["pretrained", "random", "shuffled"] = "pretrained"
+    head: Literal["new", "pretrained"] = "new"
     plans: Literal["model", "planner"] = "model"
-    epochs: Count | None = None
+    planner: Name | None = None  # of plans: planner; None: plans.planner
+    epochs: CountOrZero | None = None
     iterations_per_epoch: Count | None = None
     initial_learning_rate: Number | None = None
+    warmup_epochs: CountOrZero | None = None
+    frozen_encoder_epochs: CountOrZero | None = None
     trainer: Name | None = None
     __pydantic_config__ = STRICT
 
@@ -167,11 +201,15 @@ DEFAULT_ARMS: Mapping[str, Arm] = {
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Sliding window of the validation: tile step as a fraction of the patch, 8-fold mirroring."""
+    """Sliding window of the validation: tile step as a fraction of the patch, 8-fold mirroring.
+
+    ``probabilities`` keeps the soft output beside each mask (.npz), as nnU-Net does on request.
+    """
 
     tile_step: Fraction = 0.5
     mirroring: Flag = True
     checkpoint: Literal["final", "best"] = "final"
+    probabilities: Flag = False
     __pydantic_config__ = STRICT
 
 
@@ -198,12 +236,14 @@ class FinetuneSpec:
     name: Name
     cluster: Text
     data: Annotated[tuple[Source, ...], Field(min_length=1)]
-    weights: Text | None  # a checkpoint file, or "image": the one that the image carries
-    model: Text | None = None  # a profile in configs/models; None: what the checkpoint says
+    weights: Text | None  # a model profile's name, sha256:…, a file, or "image": the one it carries
+    model: Text | None = None  # a profile in configs/models; None: the weights' own
+    stem: Literal["exact", "repeat"] = "exact"  # repeat: weights of fewer channels than the data
     image: Text | None = None  # a SIF, or SIF@sha256:…
     runtime: Literal["apptainer", "none"] | None = None  # None: the cluster's
     output: Text | None = None  # folder of runs; None: the cluster's, else ./ca-hpc-runs
     labels: Mapping[Name, Count] = field(default_factory=lambda: {"cord": 1})
+    crop: Crop | Literal["none"] = "none"
     plans: Plans = field(default_factory=Plans)
     splits: Splits = field(default_factory=Splits)
     folds: Literal["all"] | tuple[Index, ...] = "all"
@@ -215,6 +255,11 @@ class FinetuneSpec:
     threads: Count | None = None  # of torch per task; None: the task's share of the CPUs
     resources: Mapping[StageName, StageRequest] = field(default_factory=dict)
     __pydantic_config__ = STRICT
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether any arm reads the weights' tensors."""
+        return any(arm.weights != "random" for arm in self.arms.values())
 
     @property
     def fold_indices(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
-"""Durations and sizes as people and SLURM write them.
+"""Durations, sizes and lengths as people and SLURM write them.
 
-Inside the program a duration is whole seconds (``*_s``) and a size is whole MiB (``*_mib``).
+Inside the program a duration is whole seconds (``*_s``), a size whole MiB (``*_mib``) and a length
+mm (``*_mm``).
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ _MIB = {
     "TB": 1024**2, "TiB": 1024**2, "T": 1024**2,
 }  # fmt: skip
 
+_MM = {"mm": 1, "cm": 10}
+
 # more is a slip of the pen, and could not be printed and read back exactly
 MOST_S = 9999 * 86400
 MOST_MIB = 64 * 1024**2
+MOST_MM = 1000
 
 
 def parse_duration(text: str) -> int:
@@ -60,6 +64,22 @@ def parse_size(text: str) -> int:
     if total > MOST_MIB:
         raise ValueError(f"{text!r}: a size is at most {format_size(MOST_MIB)}")
     return total
+
+
+def parse_length(text: str) -> float:
+    """Millimetres in ``"30mm"``, ``"2.5 cm"`` or ``"0mm"``. Raises ValueError for anything else."""
+    amount = _NUMBER_UNIT.match(text)
+    if amount is None or amount["u"] not in _MM:
+        raise ValueError(f'{text!r} is not a length; write it with a unit, like "30mm" or "3cm"')
+    total = float(amount["n"]) * _MM[amount["u"]]
+    if total > MOST_MM:
+        raise ValueError(f"{text!r}: a length is at most {MOST_MM}mm")
+    return total
+
+
+def format_length(mm: float) -> str:
+    """``30mm``."""
+    return f"{mm:.12g}mm"
 
 
 def format_duration(seconds: float) -> str:

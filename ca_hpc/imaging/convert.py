@@ -1,4 +1,7 @@
-"""A case as nnU-Net wants it: image and label in SCT's RPI, on one grid, labels as integers."""
+"""A case as nnU-Net wants it: image and label in SCT's RPI, on one grid, labels as integers.
+
+If wanted, both are cut to the surroundings of one label.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
+from ca_hpc.imaging.crop import Box, Surroundings, crop_box, cut_affine
 from ca_hpc.imaging.orientation import sct_orientation, to_orientation
 
 ORIENTATION = "RPI"  # in SCT's words; nibabel calls it L, A, S
@@ -26,25 +30,43 @@ class BadCase(CaHpcError):
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What was found about a case: its orientation and spacing (mm) as stored, its label's size."""
+    """What was found about a case: its orientation and spacing (mm) as stored, its label's size.
+
+    ``crop``: start and stop, by axis (RL, AP, SI), of the voxels kept of the image in RPI; None if
+    it is whole. ``label_voxels_lost``: how many of ``label_voxels`` were cut off.
+    """
 
     case: str
     orientation: str
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
     label_voxels: int
+    crop: tuple[tuple[int, int], ...] | None = None
+    label_voxels_lost: int = 0
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the image was cut to the surroundings of a label."""
+        return self.crop is not None
 
 
-def convert_case(case: Case, *, images: Path, labels: Path, values: Mapping[str, int]) -> Converted:
+def convert_case(
+    case: Case,
+    *,
+    images: Path,
+    labels: Path,
+    values: Mapping[str, int],
+    keep: Surroundings | None = None,
+) -> Converted:
     """Write ``images/CASE_0000.nii.gz …`` and ``labels/CASE.nii.gz``, both in RPI.
 
     Images become float32. A label map with one value is binarised at 0.5 (manual masks are often
-    stored soft or as 0/255-like floats); with several, the values must be the expected ones.
-    Raises BadCase.
+    stored soft or as 0/255-like floats); with several, the values must be the expected ones. Both
+    are cut to what is to ``keep``; a case without that label stays whole. Raises BadCase.
     """
     first: nib.Nifti1Image | None = None
-    reference: nib.Nifti1Image | None = None
-    for channel, file in enumerate(case.images):
+    channels: list[nib.Nifti1Image] = []
+    for file in case.images:
         image = _load(Path(file))
         first = first or image
         _same_grid(first, image, Path(file))
@@ -52,16 +74,21 @@ def convert_case(case: Case, *, images: Path, labels: Path, values: Mapping[str,
             array = np.asanyarray(image.dataobj).astype(np.float32)
         if not np.isfinite(array).all():
             raise BadCase(f"{file}: holds NaN or infinite values", hint="repair or exclude it")
-        oriented = to_orientation(_like(image, array), ORIENTATION)
-        reference = reference or oriented
-        out = _like(reference, np.asanyarray(oriented.dataobj))
-        nib.save(out, images / f"{case.id}_{channel:04d}.nii.gz")
-    assert first is not None and reference is not None
+        channels.append(to_orientation(_image(array, image.affine), ORIENTATION))
+    assert first is not None
     label = to_orientation(_load(Path(case.label)), ORIENTATION)
-    _same_grid(reference, label, Path(case.label))
+    _same_grid(channels[0], label, Path(case.label))
     mask = _values(np.asanyarray(label.dataobj), values, Path(case.label))
     # on the grid of the first channel to the bit: nnU-Net refuses headers that differ by 1e-10
-    nib.save(_like(reference, mask), labels / f"{case.id}.nii.gz")
+    affine, kept = channels[0].affine, mask
+    box: Box = ()  # the whole image
+    if keep is not None and (inside := mask == keep.value).any():
+        box = crop_box(inside, voxel_sizes(affine), margin_mm=keep.margin_mm)
+        affine, kept = cut_affine(affine, box), mask[box]
+    for number, channel in enumerate(channels):
+        out = _image(np.asanyarray(channel.dataobj)[box], affine)
+        nib.save(out, images / f"{case.id}_{number:04d}.nii.gz")
+    nib.save(_image(kept, affine), labels / f"{case.id}.nii.gz")
     zooms = tuple(round(float(z), 4) for z in first.header.get_zooms()[:3])
     return Converted(
         case=case.id,
@@ -69,6 +96,8 @@ def convert_case(case: Case, *, images: Path, labels: Path, values: Mapping[str,
         spacing_mm=zooms,  # type: ignore[arg-type]
         shape=tuple(int(n) for n in first.shape),  # type: ignore[arg-type]
         label_voxels=int((mask > 0).sum()),
+        crop=tuple((side.start, side.stop) for side in box) if box else None,
+        label_voxels_lost=int((mask > 0).sum() - (kept > 0).sum()),
     )
 
 
@@ -104,11 +133,11 @@ def _check_affine(affine: np.ndarray, path: Path) -> None:
         raise BadCase(f"{path}: two voxel axes have one direction", hint="repair the header")
 
 
-def _like(image: nib.Nifti1Image, array: np.ndarray) -> nib.Nifti1Image:
-    """``array`` on the grid of ``image``: same affine in qform and sform, own data type."""
-    out = nib.Nifti1Image(array, image.affine)
-    out.set_qform(image.affine, code=1)
-    out.set_sform(image.affine, code=1)
+def _image(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """``array`` with ``affine`` as its qform and its sform, in its own data type."""
+    out = nib.Nifti1Image(array, affine)
+    out.set_qform(affine, code=1)
+    out.set_sform(affine, code=1)
     out.header.set_xyzt_units("mm")
     return out
 

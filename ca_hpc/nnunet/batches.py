@@ -31,6 +31,7 @@ STREAMS: Final[Mapping[str, int]] = {
     "validation": 1,
     "network": 2,
     "initial weights": 3,
+    "shuffled weights": 4,
 }
 
 

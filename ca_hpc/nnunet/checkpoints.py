@@ -71,7 +71,12 @@ class Course:
     validation_iterations_per_epoch: int
     seed: int
     initial_learning_rate: float | None
+    warmup_epochs: int
+    frozen_encoder_epochs: int
+    weights: str  # random, pretrained or shuffled; of random ones the next three are None
     pretrained_sha256: str | None
+    stem: str | None
+    head: str | None
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any]) -> Course:

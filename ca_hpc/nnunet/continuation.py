@@ -25,18 +25,15 @@ from ca_hpc.nnunet.checkpoints import (
     replacing,
     weights_sha256,
 )
-from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome
+from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start
 from ca_hpc.nnunet.interruption import Interrupted, StopRequest
-from ca_hpc.nnunet.pretrained import (
-    load_into,
-    network_of,
-    read_checkpoint,
-    unwrapped,
-    verified_sha256,
-)
-from ca_hpc.nnunet.trainer import Clock, Conduct, composed, resolve_trainer
+from ca_hpc.nnunet.pretrained import LoadedWeights, load_into, shuffle, unwrapped, verified_sha256
+from ca_hpc.nnunet.torch_tensors import as_torch
+from ca_hpc.nnunet.trainer import Clock, Conduct, composed
+from ca_hpc.nnunet.trainer_search import resolve_trainer
 from ca_hpc.nnunet.validation import Origin, validate_fold
 from ca_hpc.store.digests import sha256_file
+from ca_hpc.weights.checkpoint import read_checkpoint
 
 COURSE_NAME: Final = "course.json"
 # Of a finished training, in the fold's folder and above it.
@@ -113,7 +110,7 @@ def _build_trainer(call: FoldCall) -> Any:
 
 
 def _course(call: FoldCall, *, pretrained_sha256: str | None) -> Course:
-    settings = call.settings
+    settings, start = call.settings, call.start
     return Course(
         trainer=call.trainer,
         configuration=call.configuration,
@@ -124,7 +121,12 @@ def _course(call: FoldCall, *, pretrained_sha256: str | None) -> Course:
         validation_iterations_per_epoch=settings.validation_iterations_per_epoch,
         seed=settings.seed,
         initial_learning_rate=settings.initial_learning_rate,
+        warmup_epochs=settings.warmup_epochs,
+        frozen_encoder_epochs=settings.frozen_encoder_epochs,
+        weights=start.weights if start else "random",
         pretrained_sha256=pretrained_sha256,
+        stem=start.stem if start else None,
+        head=start.head if start else None,
     )
 
 
@@ -142,8 +144,9 @@ def _beginning(call: FoldCall, *, folder: Path, emit: Emit) -> Beginning:
     if resume is not None:
         _check_course(call, resume.course, place=resume.file)
         return Beginning(None, resume, resume.course.pretrained_sha256)
-    sha256 = call.weights_file and verified_sha256(call.weights_file, call.weights_sha256)
-    return Beginning(None, None, sha256 or None)
+    start = call.start
+    sha256 = verified_sha256(start.file, start.sha256) if start else None
+    return Beginning(None, None, sha256)
 
 
 def _newest_finished(call: FoldCall, *, folder: Path, emit: Emit) -> Path | None:
@@ -154,7 +157,7 @@ def _newest_finished(call: FoldCall, *, folder: Path, emit: Emit) -> Path | None
         if not final.is_file():
             continue
         try:
-            read_checkpoint(final)
+            as_torch(read_checkpoint(final).tensors)  # the values too
             _recorded_course(final)
         except (CaHpcError, OSError, ValueError, KeyError) as error:
             emit({"event": "checkpoint-skipped", "file": str(final), "reason": str(error)})
@@ -169,9 +172,9 @@ def _recorded_course(checkpoint: Path) -> Course:
 
 def _check_course(call: FoldCall, recorded: Course, *, place: Path) -> None:
     pretrained = None
-    if call.weights_file is not None:
-        unverified = recorded.pretrained_sha256 or f"that of {call.weights_file}"
-        pretrained = call.weights_sha256 or unverified
+    if call.start is not None:
+        unverified = recorded.pretrained_sha256 or f"that of {call.start.file}"
+        pretrained = call.start.sha256 or unverified
     _course(call, pretrained_sha256=pretrained).must_equal(recorded, place=place)
 
 
@@ -199,13 +202,14 @@ def _prepare(
     )
     seed_generators(course.seed, stream="initial weights", index=0)
     trainer.initialize()
+    loaded = None
     if begin.finished is not None:
         _take_over_model(trainer, begin.finished)
     elif begin.resume is not None:
         _take_over_best(trainer, call)
         trainer.continue_from(begin.resume)
-    elif call.weights_file is not None:
-        load_into(trainer.network, network_of(read_checkpoint(call.weights_file)))
+    elif call.start is not None:
+        loaded = _load(trainer, call.start, seed=course.seed)
     with replacing(Path(trainer.output_folder) / COURSE_NAME) as partial:
         partial.write_text(json.dumps(asdict(course), indent=2))
     emit(
@@ -214,12 +218,25 @@ def _prepare(
             "epoch": trainer.current_epoch,
             "iteration": begin.resume.position.iteration if begin.resume else 0,
             "resumed_from": begin.source,
+            "weights": course.weights,
             "pretrained_sha256": begin.pretrained_sha256,
+            "head": course.head,
+            "repeated_channels": loaded and loaded.repeated,
+            "warmup_epochs": course.warmup_epochs,
+            "frozen_encoder_epochs": course.frozen_encoder_epochs,
             "parameters": sum(p.numel() for p in trainer.network.parameters()),
             "device": torch.cuda.get_device_name() if call.device == "cuda" else "cpu",
             "torch_threads": torch.get_num_threads(),
         }
     )
+
+
+def _load(trainer: Any, start: Start, *, seed: int) -> LoadedWeights:
+    tensors = as_torch(read_checkpoint(start.file).tensors)
+    loaded = load_into(trainer.network, tensors, stem=start.stem, head=start.head)
+    if start.weights == "shuffled":
+        shuffle(trainer.network, names=loaded.loaded, seed=seed)
+    return loaded
 
 
 def _take_over_model(trainer: Any, final: Path) -> None:
@@ -231,9 +248,11 @@ def _take_over_model(trainer: Any, final: Path) -> None:
         if source.is_file():
             link_or_copy(source, target)
     checkpoint = read_checkpoint(final)
-    unwrapped(trainer.network).load_state_dict(network_of(checkpoint))
-    trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-    trainer.current_epoch = checkpoint["current_epoch"]
+    unwrapped(trainer.network).load_state_dict(as_torch(checkpoint.tensors))
+    trainer.inference_allowed_mirroring_axes = checkpoint.content[
+        "inference_allowed_mirroring_axes"
+    ]
+    trainer.current_epoch = checkpoint.content["current_epoch"]
 
 
 def _take_over_best(trainer: Any, call: FoldCall) -> None:
@@ -248,14 +267,19 @@ def _take_over_best(trainer: Any, call: FoldCall) -> None:
 def _validate(trainer: Any, call: FoldCall, *, emit: Emit, stop: StopRequest) -> tuple[str, Path]:
     """Validate with the final or best weights; return their digest and ``summary.json``."""
     fold_folder, settings = Path(trainer.output_folder), call.settings
-    if settings.validation_checkpoint == "best":
+    if settings.validation_checkpoint == "best" and settings.epochs:
         best = read_checkpoint(fold_folder / "checkpoint_best.pth")
-        unwrapped(trainer.network).load_state_dict(network_of(best))
+        unwrapped(trainer.network).load_state_dict(as_torch(best.tensors))
     digest = weights_sha256(unwrapped(trainer.network).state_dict())
     place = fold_folder.relative_to(call.attempt_folder) / "validation"
     summary = validate_fold(
         trainer,
-        origin=Origin(digest, tile_step=settings.tile_step, mirroring=settings.mirroring),
+        origin=Origin(
+            digest,
+            tile_step=settings.tile_step,
+            mirroring=settings.mirroring,
+            probabilities=settings.probabilities,
+        ),
         earlier_folders=[attempt / place for attempt in reversed(call.earlier_attempts)],
         emit=emit,
         stop=stop,

@@ -18,7 +18,11 @@ from ca_hpc.nnunet.interruption import StopRequest
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """``tile_step`` is a share of the patch; ``workers`` loader processes, 0 loads in-process."""
+    """``tile_step`` is a share of the patch; ``workers`` loader processes, 0 loads in-process.
+
+    With 0 ``epochs`` the network is saved and validated as it starts. ``probabilities``: the
+    validation also writes them, as nnU-Net's ``--save_probabilities`` does.
+    """
 
     epochs: int
     iterations_per_epoch: int
@@ -30,13 +34,32 @@ class TrainingSettings:
     tile_step: float
     mirroring: bool
     validation_checkpoint: Literal["final", "best"]
+    warmup_epochs: int = 0
+    frozen_encoder_epochs: int = 0
+    probabilities: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The weights to start from. ``sha256`` is the file's, verified before it is read.
+
+    ``shuffled``: their values in random places, the control that shows what the pretraining is
+    worth. ``stem``: whether the first convolution may be repeated over more input channels than
+    the weights have. ``head``: the layers that give the segmentation.
+    """
+
+    weights: Literal["pretrained", "shuffled"]
+    file: Path
+    sha256: str | None
+    stem: Literal["exact", "repeat"] = "exact"
+    head: Literal["new", "pretrained"] = "new"
 
 
 @dataclass(frozen=True, slots=True)
 class FoldCall:
     """``earlier_attempts`` are the attempt folders of the same task, oldest first.
 
-    ``weights_sha256`` is that of the file; it is verified before the file is read.
+    ``start`` None: from random weights.
     """
 
     trainer: str
@@ -47,8 +70,7 @@ class FoldCall:
     preprocessed_root: Path
     attempt_folder: Path
     earlier_attempts: tuple[Path, ...]
-    weights_file: Path | None
-    weights_sha256: str | None
+    start: Start | None
     device: Literal["cuda", "cpu"]
     torch_threads: int
     settings: TrainingSettings

@@ -6,16 +6,16 @@ nnU-Net is imported inside the functions: its folders must be set first (``folde
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from ca_hpc.core.spec import Plans
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.folders import CONFIGURATION, PLANNER_PLANS
-from ca_hpc.nnunet.plans import target_spacing
+from ca_hpc.nnunet.folders import CONFIGURATION
 from ca_hpc.store import atomic
 
+# the names that people use for nnU-Net's presets of residual encoders
+SHORT: Final = {f"ResEnc{size}": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")}
 FEW_PROCESSES = 8  # as nnU-Net's default_num_processes; each costs memory for a whole image
 
 
@@ -28,24 +28,36 @@ def fingerprint(dataset: str, *, processes: int) -> None:
     DatasetFingerprintExtractor(dataset, min(processes, FEW_PROCESSES)).run(overwrite_existing=True)
 
 
-def plan(dataset: str, request: Plans) -> dict[str, Any]:
-    """The planner's own plans, also written as ``nnUNetPlans.json``. Raises CaHpcError."""
+def plan(
+    dataset: str,
+    planner_name: str,
+    *,
+    gpu_memory_mib: int | None,
+    spacing: Sequence[float] | None,
+    plans_name: str | None = None,
+) -> dict[str, Any]:
+    """A planner's plans, also written to the preprocessed folder.
+
+    ``spacing``: mm along the array's axes (SI, AP, RL), None: the planner's choice. ``plans_name``:
+    None for the planner's own. Raises CaHpcError for a planner that nnU-Net does not have.
+    """
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
     folder = str(Path(nnunetv2.__path__[0]) / "experiment_planning")
     planner = recursive_find_python_class(
-        folder, request.planner, current_module="nnunetv2.experiment_planning"
+        folder,
+        SHORT.get(planner_name, planner_name),
+        current_module="nnunetv2.experiment_planning",
     )
     if planner is None:
         raise CaHpcError(
-            f"plans.planner: nnU-Net has no planner {request.planner}",
-            hint="ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, …",
+            f"planner: nnU-Net has no planner {planner_name}",
+            hint="ExperimentPlanner, ResEncM, ResEncL, ResEncXL, or a class of nnU-Net by its name",
         )
-    options: dict[str, Any] = {"plans_name": PLANNER_PLANS}
-    if request.gpu_memory is not None:
-        options["gpu_memory_target_in_gb"] = request.gpu_memory / 1024
-    spacing = target_spacing(request.spacing)
+    options: dict[str, Any] = {} if plans_name is None else {"plans_name": plans_name}
+    if gpu_memory_mib is not None:
+        options["gpu_memory_target_in_gb"] = gpu_memory_mib / 1024
     plans: dict[str, Any] = planner(
         dataset, overwrite_target_spacing=spacing, **options
     ).plan_experiment()

@@ -16,7 +16,6 @@ from typing import Any, Final, TypeAlias
 
 import torch
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.batches import BatchStream, seed_generators, seeded
@@ -30,8 +29,10 @@ from ca_hpc.nnunet.checkpoints import (
     replacing,
     write_resume,
 )
+from ca_hpc.nnunet.encoder import encoder_of, freeze, thaw
 from ca_hpc.nnunet.interruption import Interrupted, StopRequest
 from ca_hpc.nnunet.pretrained import unwrapped
+from ca_hpc.nnunet.warm_up import warmed_up
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -52,26 +53,6 @@ class Conduct:
     emit: Emit
     clock: Clock
     stop: StopRequest
-
-
-def resolve_trainer(name: str) -> type:
-    """The nnU-Net trainer class of that name. Raises CaHpcError where there is none."""
-    if name == nnUNetTrainer.__name__:
-        # nnU-Net's search imports every module on its way, timm and torchvision among them.
-        found: type = nnUNetTrainer
-        return found
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    try:
-        found = recursive_find_trainer_class_by_name(name)
-    except (AssertionError, ImportError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CaHpcError(
-            f"nnU-Net can neither find nor import a trainer {name}: {reason}",
-            hint="Check the name, and nnUNet_extTrainer for trainers of your own. The search "
-            "imports all of nnU-Net's trainers: torchvision must fit torch.",
-        ) from error
-    return found
 
 
 def composed(base: type) -> type:
@@ -130,6 +111,7 @@ class TrainerMixin:
     num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int
     save_every: int
+    disable_checkpointing: bool
     initial_lr: float
     dataloader_train: Any
     dataloader_val: Any
@@ -143,10 +125,14 @@ class TrainerMixin:
     _plot_progress: Callable[[str], None]
 
     def conduct_by(self, conduct: Conduct) -> None:
-        """Set the course. To be called once, before ``initialize``."""
+        """Set the course. To be called once, before ``initialize``.
+
+        Raises CaHpcError where the trainer cannot follow it.
+        """
         course = conduct.course
+        self._must_be_able_to(course)
         self._conduct = conduct
-        self.num_epochs = course.epochs
+        self.num_epochs = max(1, course.epochs)  # schedules divide by it
         self.num_iterations_per_epoch = course.iterations_per_epoch
         self.num_val_iterations_per_epoch = course.validation_iterations_per_epoch
         if course.initial_learning_rate is not None:
@@ -157,6 +143,32 @@ class TrainerMixin:
         self._saved_at = self._plotted_at = conduct.clock()
         self._plot_progress = self.logger.plot_progress_png
         self.logger.plot_progress_png = self._plot_when_due
+
+    def _must_be_able_to(self, course: Course) -> None:
+        own_warm_up = getattr(self, "warmup_duration_whole_net", None)  # nnUNetTrainer_warmup
+        if course.warmup_epochs and own_warm_up is not None:
+            raise CaHpcError(
+                f"{type(self).__name__} has a warm-up of its own, over {own_warm_up} epochs.",
+                hint="Leave out warmup_epochs, or take another trainer.",
+            )
+        if self.disable_checkpointing:
+            raise CaHpcError(
+                f"{type(self).__name__} saves no checkpoint: nothing would come of its training.",
+                hint="Take another trainer; this one is for benchmarks.",
+            )
+
+    def initialize(self) -> None:
+        """Build network and optimiser. Raises CaHpcError where there is no encoder to freeze."""
+        stock: Any = super()
+        stock.initialize()
+        if self._conduct.course.frozen_encoder_epochs:
+            encoder_of(self.network)
+
+    def configure_optimizers(self, *arguments: Any, **options: Any) -> tuple[Any, Any]:
+        """The trainer's own optimiser and schedule, the latter after the course's warm-up."""
+        stock: Any = super()
+        optimizer, schedule = stock.configure_optimizers(*arguments, **options)
+        return optimizer, warmed_up(schedule, epochs=self._conduct.course.warmup_epochs)
 
     def continue_from(self, resume: Resume) -> None:
         """Take over the weights, optimiser and position of a resume file."""
@@ -180,18 +192,23 @@ class TrainerMixin:
         trainer: Any = self
         try:
             trainer.on_train_start()
-            while self.current_epoch < self.num_epochs:
+            while self.current_epoch < self._conduct.course.epochs:
                 self._run_epoch()
             trainer.on_train_end()
-            self._plot_progress(self.output_folder)
+            if self.current_epoch:
+                self._plot_progress(self.output_folder)
         finally:
             for stream in (self.dataloader_train, self.dataloader_val):
                 if isinstance(stream, BatchStream):
                     stream.close()
 
-    def get_dataloaders(self) -> tuple[BatchStream, BatchStream]:
-        """The trainer's own loaders, drawn from by position."""
+    def get_dataloaders(self) -> tuple[BatchStream | None, BatchStream | None]:
+        """The trainer's own loaders, drawn from by position; none where nothing is trained."""
         stock: Any = super()
+        if self._conduct.course.epochs == 0:
+            # What else nnU-Net does here: it finds the axes that predictions are mirrored along.
+            stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            return None, None
         with seeded(self._conduct.course.seed, stream="training", index=0):
             # nnU-Net draws one batch from each to warm up; its content goes nowhere.
             loaders = stock.get_dataloaders()
@@ -260,6 +277,7 @@ class TrainerMixin:
         began, done_before = clock(), self._iteration
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
+        self._settle_encoder()
         outputs = self._train_iterations()
         trained = clock()
         trainer.on_train_epoch_end(outputs)
@@ -282,6 +300,14 @@ class TrainerMixin:
                 "seconds_per_iteration": (trained - began) / iterations if iterations else None,
             }
         )
+
+    def _settle_encoder(self) -> None:
+        """Frozen in the course's first epochs: by the epoch alone, so that resuming agrees."""
+        frozen_epochs = self._conduct.course.frozen_encoder_epochs
+        if self.current_epoch < frozen_epochs:
+            freeze(encoder_of(self.network))
+        elif frozen_epochs:
+            thaw(encoder_of(self.network))
 
     def _train_iterations(self) -> list[dict[str, Any]]:
         trainer: Any = self

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,13 @@ class Origin:
     weights_sha256: str
     tile_step: float
     mirroring: bool
+    probabilities: bool
+
+    def files(self, folder: Path, *, case: str, ending: str) -> tuple[Path, ...]:
+        """What predicting a case leaves in ``folder``: the segmentation, and what goes with it."""
+        # nnU-Net's names: the probabilities, and the image's properties that they belong to
+        endings = (ending, ".npz", ".pkl") if self.probabilities else (ending,)
+        return tuple(folder / (case + of) for of in endings)
 
 
 def validate_fold(
@@ -53,7 +61,8 @@ def validate_fold(
     taken over. Raises Interrupted after the current case where a signal asked to stop.
     """
     folder = Path(trainer.output_folder) / "validation"
-    _claim(folder, origin=origin, ending=trainer.dataset_json["file_ending"])
+    ending = trainer.dataset_json["file_ending"]
+    _claim(folder, origin=origin, ending=ending)
     trusted = [folder, *(other for other in earlier_folders if _origin_of(other) == origin)]
     _, cases = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(cases))
@@ -62,10 +71,10 @@ def validate_fold(
     trainer.set_deep_supervision_enabled(False)
     try:
         for done, case in enumerate(dataset.identifiers, start=1):
-            target = folder / (case + trainer.dataset_json["file_ending"])
-            reused = _take_over(target, folders=trusted)
+            targets = origin.files(folder, case=case, ending=ending)
+            reused = _take_over(targets, folders=trusted)
             if not reused:
-                _predict(trainer, predictor, case=case, dataset=dataset, target=target)
+                _predict(trainer, predictor, case=case, dataset=dataset, targets=targets)
             emit(
                 {
                     "event": "validation",
@@ -95,18 +104,21 @@ def _claim(folder: Path, *, origin: Origin, ending: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if _origin_of(folder) == origin:
         return
-    for stale in folder.glob(f"*{ending}"):
-        stale.unlink()
+    for pattern in (f"*{ending}", "*.npz", "*.pkl"):
+        for stale in folder.glob(pattern):
+            stale.unlink()
     with replacing(folder / ORIGIN_NAME) as partial:
         partial.write_text(json.dumps(asdict(origin)))
 
 
-def _take_over(target: Path, *, folders: Sequence[Path]) -> bool:
-    source = next((f / target.name for f in folders if (f / target.name).is_file()), None)
-    if source is None:
-        return False
-    link_or_copy(source, target)
-    return True
+def _take_over(targets: Sequence[Path], *, folders: Sequence[Path]) -> bool:
+    for folder in folders:
+        sources = [folder / target.name for target in targets]
+        if all(source.is_file() for source in sources):
+            for source, target in zip(sources, targets, strict=True):
+                link_or_copy(source, target)
+            return True
+    return False
 
 
 def _predictor(trainer: Any, *, origin: Origin) -> Any:
@@ -130,19 +142,23 @@ def _predictor(trainer: Any, *, origin: Origin) -> Any:
     return predictor
 
 
-def _predict(trainer: Any, predictor: Any, *, case: str, dataset: Any, target: Path) -> None:
+def _predict(
+    trainer: Any, predictor: Any, *, case: str, dataset: Any, targets: Sequence[Path]
+) -> None:
     image, _, _, properties = dataset.load_case(case)
     # Copied, since the file is mapped read-only and torch wants to write.
     logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(image[:])))
     ending = trainer.dataset_json["file_ending"]
-    with replacing(target) as partial:
+    with ExitStack() as stack:
+        partials = [stack.enter_context(replacing(target)) for target in targets]
         export_prediction_from_logits(
             logits.cpu(),
             properties,
             trainer.configuration_manager,
             trainer.plans_manager,
             trainer.dataset_json,
-            str(partial).removesuffix(ending),
+            str(partials[0]).removesuffix(ending),
+            save_probabilities=len(targets) > 1,
             num_threads_torch=torch.get_num_threads(),
         )
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -13,8 +14,10 @@ from pathlib import Path
 
 from ca_hpc import processes
 from ca_hpc.core.record import Case
+from ca_hpc.core.spec import Crop
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.convert import ORIENTATION, BadCase, Converted, convert_case
+from ca_hpc.imaging.crop import Surroundings
 from ca_hpc.imaging.splits import k_folds
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.store import atomic
@@ -24,6 +27,8 @@ def prepare(call: StepCall) -> None:
     """Write ``nnunet/raw/DATASET`` and ``splits.json``. Nothing is left when a case is bad."""
     spec, data = call.run.spec, call.run.cases
     splits = k_folds(data.cases, folds=spec.splits.folds, seed=spec.splits.seed)
+    crop = None if spec.crop == "none" else spec.crop
+    keep = None if crop is None else _surroundings(crop, data.labels)
     target = call.run.raw / data.dataset
     # of attempts that were killed: before the rename, or between it and the result
     for left in (*call.run.raw.glob(f".{data.dataset}.*"), target):
@@ -32,7 +37,7 @@ def prepare(call: StepCall) -> None:
     images, labels = draft / "imagesTr", draft / "labelsTr"
     images.mkdir(parents=True)
     labels.mkdir()
-    work = partial(_convert, images=images, labels=labels, values=dict(data.labels))
+    work = partial(_convert, images=images, labels=labels, values=dict(data.labels), keep=keep)
     found: list[Converted] = []
     bad: list[str] = []
     workers = min(call.cpus, len(data.cases))
@@ -61,6 +66,7 @@ def prepare(call: StepCall) -> None:
         "numTraining": len(data.cases),
         "file_ending": ".nii.gz",
         "image_orientation": ORIENTATION,
+        "crop": {"to": crop.to, "margin_mm": crop.margin} if crop else "none",
     }
     atomic.write_text(draft / "dataset.json", json.dumps(dataset, indent=2) + "\n")
     atomic.write_text(call.run.file("cases.tsv"), _table(data.cases, found))
@@ -68,20 +74,46 @@ def prepare(call: StepCall) -> None:
     draft.replace(target)
     people = len({case.person for case in data.cases})
     call.say(f"{len(found)} cases of {people} people in {target}")
+    if crop:
+        call.say(_about_crop(crop, found))
 
 
-def _convert(case: Case, *, images: Path, labels: Path, values: dict[str, int]) -> Converted | str:
+def _convert(
+    case: Case,
+    *,
+    images: Path,
+    labels: Path,
+    values: dict[str, int],
+    keep: Surroundings | None,
+) -> Converted | str:
     """Converted, or what is wrong: a BadCase as text, since all of them are reported at once."""
     try:
-        return convert_case(case, images=images, labels=labels, values=values)
+        return convert_case(case, images=images, labels=labels, values=values, keep=keep)
     except BadCase as error:
         return error.message
+
+
+def _surroundings(crop: Crop, labels: Mapping[str, int]) -> Surroundings:
+    if crop.to not in labels:  # a raw nnU-Net data set has labels of its own
+        raise CaHpcError(
+            f"crop.to: the data have no label {crop.to}", hint=f"one of {', '.join(labels)}"
+        )
+    return Surroundings(value=labels[crop.to], margin_mm=crop.margin)
+
+
+def _about_crop(crop: Crop, found: list[Converted]) -> str:
+    """What the crop did to the cases; which ones is in ``cases.tsv``."""
+    whole = sum(not each.cropped for each in found)
+    losing = sum(each.label_voxels_lost > 0 for each in found)
+    told = f"{len(found) - whole} of them cut to {crop.to} and {crop.margin:g} mm on each side"
+    told += f", {whole} whole for want of {crop.to}" * bool(whole)
+    return told + f"; {losing} lost a part of other labels" * bool(losing)
 
 
 def _table(cases: tuple[Case, ...], found: list[Converted]) -> str:
     stream = io.StringIO()
     columns = ("case", "source", "subject", "person", "session", "contrast", "orientation",
-               "spacing_mm", "shape", "label_voxels")  # fmt: skip
+               "spacing_mm", "shape", "label_voxels", "label_voxels_lost", "crop_rpi")  # fmt: skip
     writer = csv.DictWriter(
         stream, columns, dialect="excel-tab", lineterminator="\n", extrasaction="ignore"
     )
@@ -90,6 +122,8 @@ def _table(cases: tuple[Case, ...], found: list[Converted]) -> str:
         row = {**asdict(case), **asdict(converted)}
         row["spacing_mm"] = "x".join(f"{z:g}" for z in converted.spacing_mm)
         row["shape"] = "x".join(map(str, converted.shape))
+        # of the image in RPI, as one would index it; empty: all of it
+        row["crop_rpi"] = ",".join(f"{start}:{stop}" for start, stop in converted.crop or ())
         writer.writerow(row)
     return stream.getvalue()
 

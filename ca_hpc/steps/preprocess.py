@@ -1,4 +1,4 @@
-"""Stage preprocess: fingerprint, plan, patch the plans, preprocess once per distinct plans.
+"""Stage preprocess: fingerprint, plan, patch the plans, preprocess once per distinct data.
 
 Ends with the checks that need the plans as written, so that no GPU waits for a job that would
 die at loading the weights.
@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ca_hpc.core.expand import task_gpu_memory
 from ca_hpc.core.profile import Model
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import Arm, ByAxis, FinetuneSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet import planning
 from ca_hpc.nnunet.folders import CONFIGURATION, PLANNER_PLANS, set_folders
-from ca_hpc.nnunet.plans import model_from_network, patch_plans
+from ca_hpc.nnunet.plans import patch_plans, share_preprocessed, target_spacing
+from ca_hpc.nnunet.sizes import memory_gib, patch_and_batch
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.store.run_folder import RunFolder
+
+ANISOTROPIC = 3  # nnU-Net's ANISO_THRESHOLD, which its trainer applies to the patch
+MODEL = "model"  # the patched plans, beside those that are named by their planner
 
 
 def preprocess(call: StepCall) -> None:
@@ -30,27 +36,21 @@ def preprocess(call: StepCall) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # before any training: nnU-Net writes them check-then-write from every fold (upstream #3064)
     shutil.copyfile(run.file("splits.json"), folder / "splits_final.json")
-    checkpoint = _read_weights(run)
     call.say(f"fingerprint of {dataset}")
     planning.fingerprint(dataset, processes=call.cpus)
-    plans = {"planner": planning.plan(dataset, spec.plans)}
-    if any(arm.plans == "model" for arm in spec.arms.values()):
-        model = _model(spec, run, checkpoint)
-        plans["model"] = patch_plans(
-            plans["planner"], model, plans_name=model_plans_name(model), request=spec.plans
-        )
-        planning.write_plans(plans["model"], folder)
-    done: set[str] = set()
-    for kind in sorted({arm.plans for arm in spec.arms.values()}):
-        identifier = plans[kind]["configurations"][CONFIGURATION]["data_identifier"]
-        if identifier not in done:
-            call.say(f"preprocess {dataset} as {identifier}")
-            planning.preprocess(dataset, plans_name=plans[kind]["plans_name"], processes=call.cpus)
-            done.add(identifier)
-    names = {arm: plans[setting.plans]["plans_name"] for arm, setting in spec.arms.items()}
-    if checkpoint is not None:
-        _check_weights(call, spec, plans, checkpoint, folder)
-    run.write("arms.json", names)
+    kinds = {arm: _kind(setting, spec) for arm, setting in spec.arms.items()}
+    plans = {
+        kind: _patched(call, spec, run) if kind == MODEL else _planned(kind, spec, run)
+        for kind in sorted(set(kinds.values()))
+    }
+    by = share_preprocessed(list(plans.values()))
+    for one in plans.values():
+        planning.write_plans(one, folder)
+    for name in dict.fromkeys(by):
+        call.say(f"preprocess {dataset} by {name}")
+        planning.preprocess(dataset, plans_name=name, processes=call.cpus)
+    _check_weights(call, spec, run, plans={arm: plans[kind] for arm, kind in kinds.items()})
+    run.write("arms.json", {arm: plans[kind]["plans_name"] for arm, kind in kinds.items()})
 
 
 def model_plans_name(model: Model) -> str:
@@ -58,52 +58,96 @@ def model_plans_name(model: Model) -> str:
     return f"{PLANNER_PLANS}_{model.name.replace('-', '_')}"
 
 
-def _read_weights(run: RunFolder) -> dict[str, Any] | None:
-    pin = run.pins.weights
-    if pin is None:
-        return None
-    from ca_hpc.nnunet.pretrained import read_checkpoint, verified_sha256
-
-    verified_sha256(Path(pin.path), pin.sha256)
-    return read_checkpoint(Path(pin.path))
+def _kind(arm: Arm, spec: FinetuneSpec) -> str:
+    """Which plans an arm trains by: the patched ones, or those of a planner, by its name."""
+    return MODEL if arm.plans == "model" else arm.planner or spec.plans.planner
 
 
-def _model(spec: FinetuneSpec, run: RunFolder, checkpoint: dict[str, Any] | None) -> Model:
-    """The named profile, as recorded at submission, or what the checkpoint says about itself."""
-    recorded = run.model
-    if recorded is not None:
-        return recorded
-    from ca_hpc.nnunet.pretrained import describe_network
-
-    network = describe_network(checkpoint) if checkpoint is not None else None
-    if network is None:
-        raise CaHpcError(
-            f"{spec.weights} does not say which network it belongs to (no init_args.plans)",
-            hint="name its network: model: NAME (a profile in configs/models)",
-        )
-    return model_from_network(
-        name="pretrained",
-        architecture=network.architecture,
-        patch_size=network.patch_size,
-        spacing=network.spacing,
-        transpose_forward=network.transpose_forward,
+def _planned(planner: str, spec: FinetuneSpec, run: RunFolder) -> dict[str, Any]:
+    fixed = spec.plans.spacing
+    return planning.plan(
+        run.cases.dataset,
+        planner,
+        gpu_memory_mib=spec.plans.gpu_memory,
+        spacing=target_spacing(fixed) if isinstance(fixed, ByAxis) else None,
     )
 
 
-def _check_weights(
-    call: StepCall,
-    spec: FinetuneSpec,
-    plans: dict[str, dict[str, Any]],
-    checkpoint: dict[str, Any],
-    folder: Path,
-) -> None:
-    from ca_hpc.nnunet.pretrained import load_into, network_of
+def _patched(call: StepCall, spec: FinetuneSpec, run: RunFolder) -> dict[str, Any]:
+    """The default planner's plans at the spacing asked for, with the model's network in them."""
+    model = run.model
+    if model is None or model.network is None:
+        raise CaHpcError("the run's record names no network", hint="submit the job again")
+    network, request = model.network, spec.plans
+    planned = planning.plan(
+        run.cases.dataset,
+        "ExperimentPlanner",
+        gpu_memory_mib=request.gpu_memory,
+        spacing=target_spacing(_spacing(spec, model)),
+        plans_name=model_plans_name(model),
+    )
+    patch, batch = patch_and_batch(
+        planned,
+        network,
+        request,
+        cases=len(run.cases.cases),
+        memory_mib=request.gpu_memory or task_gpu_memory(spec, run.cluster, run.workflow),
+    )
+    patched = patch_plans(
+        planned,
+        network,
+        plans_name=model_plans_name(model),
+        patch_size=patch,
+        batch_size=batch,
+        axes=request.axes,
+    )
+    own = patched["configurations"][CONFIGURATION]
+    call.say(
+        f"{patched['plans_name']}: patch {_told(network.axes, patch)} voxels, batch {batch}, "
+        f"spacing {' x '.join(f'{mm:g}' for mm in own['spacing'])} mm, about "
+        f"{memory_gib(network, patch, batch_size=batch):.1f} GB of GPU memory"
+    )
+    if max(patch) / patch[0] > ANISOTROPIC:
+        call.say(
+            f"the patch is more than {ANISOTROPIC} times as long as along {network.axes[0]}: "
+            "nnU-Net rotates and scales in the other two axes only (dummy 2D augmentation)"
+        )
+    return patched
 
-    dataset_json = json.loads((folder / "dataset.json").read_text())
-    for kind in sorted({a.plans for a in spec.arms.values() if a.weights == "pretrained"}):
-        network = planning.build_network(plans[kind], dataset_json)
-        loaded = load_into(network, network_of(checkpoint))
-        call.say(f"weights fit the {kind}'s plans: {len(loaded.loaded)} tensors")
+
+def _spacing(spec: FinetuneSpec, model: Model) -> ByAxis | None:
+    """mm of the patched plans; None: the planner's choice."""
+    wanted = spec.plans.spacing
+    if isinstance(wanted, ByAxis):
+        return wanted
+    if wanted == "dataset" or (wanted is None and spec.plans.axes == "recipe"):
+        return None
+    return model.trained_on.spacing
+
+
+def _check_weights(
+    call: StepCall, spec: FinetuneSpec, run: RunFolder, *, plans: Mapping[str, dict[str, Any]]
+) -> None:
+    """Load the weights into the network of each arm's plans, as the trainings will."""
+    pin = run.pins.weights
+    if pin is None or not spec.pretrained:
+        return
+    from ca_hpc.nnunet.pretrained import load_into, verified_sha256
+    from ca_hpc.nnunet.torch_tensors import as_torch
+    from ca_hpc.weights.checkpoint import read_checkpoint
+
+    verified_sha256(Path(pin.path), pin.sha256)
+    tensors = as_torch(read_checkpoint(Path(pin.path)).tensors)
+    dataset = run.preprocessed / run.cases.dataset / "dataset.json"
+    for name, arm in spec.arms.items():
+        if arm.weights != "random":
+            network = planning.build_network(plans[name], json.loads(dataset.read_text()))
+            loaded = load_into(network, tensors, stem=spec.stem, head=arm.head)
+            call.say(f"weights fit the network of {name}: {len(loaded.loaded)} tensors")
+
+
+def _told(axes: tuple[str, ...], numbers: list[int]) -> str:
+    return " x ".join(f"{axis} {n}" for axis, n in zip(axes, numbers, strict=True))
 
 
 if __name__ == "__main__":

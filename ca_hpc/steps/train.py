@@ -9,18 +9,19 @@ from pathlib import Path
 
 from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.core.spec import Arm, FinetuneSpec, Training
+from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder
+from ca_hpc.nnunet.trainer_names import epochs_in_trainer_name
 from ca_hpc.steps.entry import StepCall, main
 
 
 def train(call: StepCall) -> int:
     """Train and validate; 0 when published, ``INTERRUPTED_STATUS`` when there is more to do."""
-    from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings, train_fold
-
     run, spec = call.run, call.run.spec
     arm = spec.arms[call.arm]
     training = arm_training(spec.training, arm)
-    dataset, pins = run.cases.dataset, run.pins
+    dataset = run.cases.dataset
     preprocessed = run.preprocessed / dataset
     task = call.attempt.parent.parent.name
     plans = run.arm_plans[call.arm]
@@ -31,7 +32,9 @@ def train(call: StepCall) -> int:
         # of an attempt that was killed after its last act, the rename
         call.say(f"fold {call.fold} of {call.arm} is finished: {published}")
         return 0
-    weights = pins.weights if arm.weights == "pretrained" else None
+    named_epochs = epochs_in_trainer_name(training.trainer)
+    if named_epochs not in (None, training.epochs):
+        call.say(f"{training.trainer} trains {training.epochs} epochs here, whatever its name says")
     outcome = train_fold(
         FoldCall(
             trainer=training.trainer,
@@ -44,8 +47,7 @@ def train(call: StepCall) -> int:
             earlier_attempts=tuple(
                 path for path in run.attempts(task) if path.name < call.attempt.name
             ),
-            weights_file=None if weights is None else Path(weights.path),
-            weights_sha256=None if weights is None else weights.sha256,
+            start=_start(call, arm),
             device=call.device,
             torch_threads=call.threads,
             settings=TrainingSettings(
@@ -59,6 +61,9 @@ def train(call: StepCall) -> int:
                 tile_step=spec.validation.tile_step,
                 mirroring=spec.validation.mirroring,
                 validation_checkpoint=spec.validation.checkpoint,
+                warmup_epochs=training.warmup_epochs,
+                frozen_encoder_epochs=training.frozen_encoder_epochs,
+                probabilities=spec.validation.probabilities,
             ),
         ),
         emit=call.emit,
@@ -74,13 +79,29 @@ def train(call: StepCall) -> int:
 
 
 def arm_training(training: Training, arm: Arm) -> Training:
-    """The arm's settings over the common ones."""
-    own = {
-        key: value
-        for key in ("epochs", "iterations_per_epoch", "initial_learning_rate", "trainer")
-        if (value := getattr(arm, key)) is not None
-    }
+    """The arm's settings over the common ones, wherever both have the key."""
+    names = [field.name for field in dataclasses.fields(training)]
+    own = {name: value for name in names if (value := getattr(arm, name, None)) is not None}
     return dataclasses.replace(training, **own)
+
+
+def _start(call: StepCall, arm: Arm) -> Start | None:
+    """The weights that the arm starts from, None for random ones."""
+    if arm.weights == "random":
+        return None
+    weights = call.run.pins.weights
+    if weights is None:  # random ones in their place would look like a result
+        raise CaHpcError(
+            f"The arm {call.arm} starts from {arm.weights} weights, and the run has none.",
+            hint="Give the spec weights, and submit it again.",
+        )
+    return Start(
+        weights=arm.weights,
+        file=Path(weights.path),
+        sha256=weights.sha256,
+        stem=call.run.spec.stem,
+        head=arm.head,
+    )
 
 
 def publish(fold: Path, target: Path) -> None:

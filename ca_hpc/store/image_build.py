@@ -19,7 +19,7 @@ from ca_hpc.processes import ProgramMissing, Run
 from ca_hpc.store import apptainer_build, recipes
 from ca_hpc.store.apptainer_build import environment, fakeroot_here, require_apptainer
 from ca_hpc.store.debian import host_mirror
-from ca_hpc.store.digests import cached_sha256, sha256_file
+from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.images import (
     ImageInfo,
     Origin,
@@ -39,19 +39,29 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cargo:
+    """Weights for an image to carry: a file, its sha256, and its manifest as JSON. ``name`` becomes
+    part of a file name in the image."""
+
+    name: str
+    file: Path
+    sha256: str
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
     """What to build.
 
-    ``output``: the image to write. ``store``: folder where bases are kept. ``weights``: files to
-    carry. ``base``: an existing base image, instead of one from the store. ``mirror``: Debian
-    mirror (``None``: this machine's own). ``wheels``: folder of Python packages (``None``: pip's
-    settings decide). ``fakeroot`` (``None``: whenever possible). ``rebuild``: even if nothing
-    changed.
+    ``output``: the image to write. ``store``: folder where bases are kept. ``weights``: to carry.
+    ``base``: an existing base image, instead of one from the store. ``mirror``: Debian mirror
+    (``None``: this machine's own). ``wheels``: folder of Python packages (``None``: pip's settings
+    decide). ``fakeroot`` (``None``: whenever possible). ``rebuild``: even if nothing changed.
     """
 
     output: Path
     store: Path
-    weights: tuple[Path, ...] = ()
+    weights: tuple[Cargo, ...] = ()
     base: Path | None = None
     variant: Variant = "cpu"
     mirror: str | None = None
@@ -89,7 +99,6 @@ def build_image(request: BuildRequest, *, run: Run, progress: Progress, built: s
     ``progress`` is told what happens, one sentence at a time; ``built`` is now, in UTC. Of two
     builders of one image the second waits and takes the first one's. Raises CaHpcError.
     """
-    _check_weights(request.weights)
     if request.output.is_dir():
         raise CaHpcError(f"{request.output} is a folder", hint="name the image file to write")
     if request.base is None:
@@ -137,7 +146,7 @@ def _base_layer(request: BuildRequest, *, run: Run, progress: Progress) -> _Laye
 def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: Run) -> _Layer:
     recipe = recipes.package()
     cache = request.store / "digests.json"
-    weights = {file.name: cached_sha256(file, cache=cache) for file in request.weights}
+    weights = {_carried_name(cargo): cargo.sha256 for cargo in request.weights}
     inputs = {
         "recipe": recipe.sha256,
         "base": base.sha256,
@@ -151,8 +160,10 @@ def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: 
         (folder / "base.sif").symlink_to(base.path.absolute())
         context = _context(folder, recipe)
         (context / "wheels" / wheel.name).symlink_to(wheel)
-        for file in request.weights:
-            (context / "weights" / file.name).symlink_to(file.absolute())
+        for cargo in request.weights:
+            file = context / "weights" / _carried_name(cargo)
+            file.symlink_to(cargo.file.absolute())
+            file.with_suffix(".json").write_text(cargo.manifest, encoding="utf-8")
         return {"commit": _commit(run)}
 
     return _Layer(
@@ -197,16 +208,8 @@ def _make(
         return _publish(made, layer.output), False
 
 
-def _check_weights(weights: tuple[Path, ...]) -> None:
-    for file in weights:
-        if not file.is_file():
-            raise CaHpcError(f"weights file {file} does not exist", hint="correct --weights")
-    names = [file.name for file in weights]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise CaHpcError(
-            f"two weights files are named {twice[0]}, and both would lie in one folder",
-            hint="rename one of them",
-        )
+def _carried_name(cargo: Cargo) -> str:
+    return f"{cargo.name}{cargo.file.suffix}"
 
 
 def _mirror(request: BuildRequest) -> str:

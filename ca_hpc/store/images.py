@@ -27,12 +27,15 @@ _BUILD: Final = "build one: ca-hpc image build"
 
 @dataclass(frozen=True, slots=True)
 class CarriedWeights:
-    """A weights file in an image; ``path`` is its place inside."""
+    """A weights file in an image. ``path``: its place inside; ``manifest``: what is known about it,
+    as JSON (``ca_hpc/weights/manifest.py``).
+    """
 
     name: str
     path: str
     sha256: str
     size_bytes: int
+    manifest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 
     job.yaml  spec.json  cluster.json      the spec as given, as resolved; the profile
     workflow.json  cases.json  pins.json   what runs, on what data, pinned to what
-    model.json  arms.json                  the network's profile if one is named; plans by arm
+    model.json  weights.json  arms.json    the network, the weights' manifest, plans by arm
     submissions/STAGE.json                 intent, then job ids
     submitit/STAGE/                        what submitit writes: pickles and element logs
     tasks/TASK/attempts/NNNN-JOB-rN/       one folder per attempt: log.txt, progress.jsonl, …
@@ -90,8 +90,8 @@ class RunFolder:
         """Write a record as JSON."""
         self._write_text(name, encode(record))
 
-    def write_spec(self, name: str, spec: FinetuneSpec | Cluster | Model) -> None:
-        """Write what a person has written, as resolved, with its units."""
+    def write_spec(self, name: str, spec: object) -> None:
+        """Write what a person has written (spec, profiles) or will read, with its units."""
         from ca_hpc.core import door
 
         self._write_text(name, door.dump(spec))
@@ -153,7 +153,7 @@ class RunFolder:
 
     @property
     def model(self) -> Model | None:
-        """The model profile as it was at submission; None when the checkpoint describes itself."""
+        """The model as it was at submission, its network known; None if no arm needs one."""
         if not self.file("model.json").is_file():
             return None
         from ca_hpc.core.profile import Model

@@ -75,7 +75,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return Host(folder=tmp_path, python=sys.executable, cpus=2, cache=tmp_path / "cache")
+    return Host(
+        folder=tmp_path,
+        python=sys.executable,
+        cpus=2,
+        cache=tmp_path / "cache",
+        store=tmp_path / "store",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -86,9 +92,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def job_file(tmp_path: Path, phantoms: Path) -> Path:
+def job_file(tmp_path: Path, phantoms: Path, demo_checkpoint: Path) -> Path:
     """A small job without an image: what is submitted, not what runs, is looked at here."""
-    (tmp_path / "weights.pth").write_bytes(b"only its digest is looked at before a node reads it")
+    (tmp_path / "weights.pth").hardlink_to(demo_checkpoint)
     file = tmp_path / "job.yaml"
     file.write_text(
         "kind: finetune\n"
@@ -97,5 +103,6 @@ def job_file(tmp_path: Path, phantoms: Path) -> Path:
         "runtime: none\n"
         f"data: [{{type: bids, path: {phantoms}, label_suffix: _label-SC_seg}}]\n"
         "weights: weights.pth\n"
+        "model: demo\n"
     )
     return file

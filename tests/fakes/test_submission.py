@@ -26,7 +26,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 def submitted(job_file: Path, host: Host, *, text: str = "") -> RunFolder:
     job_file.write_text(job_file.read_text() + text)
     job = prepare.read_job(job_file, host=host)
-    return submit(job, host=host, token="0badcafe", now=NOW)
+    return submit(job, host=host, token="0badcafe", now=NOW, warn=pytest.fail)
 
 
 def test_every_stage_is_one_sbatch_and_nothing_else_is_asked(
@@ -51,7 +51,8 @@ def test_the_dry_run_shows_what_sbatch_then_gets(
     slurm: FakeSlurm, host: Host, job_file: Path
 ) -> None:
     job = prepare.read_job(job_file, host=host)
-    text, trouble = dry_run(job, host=host)
+    dry = dry_run(job, host=host)
+    text, trouble = dry.text, dry.trouble
     assert trouble is None and slurm.calls == []
     submitted(job_file, host)
     shown = "\n".join(line.strip() for line in text.splitlines())
@@ -207,7 +208,7 @@ def test_a_run_folder_with_a_newline_reaches_sbatch_by_a_link(
 ) -> None:
     output = host.folder / 'a "b"\n#SBATCH --wrap=x'
     job = prepare.read_job(job_file, host=host, overrides=Overrides(output=output))
-    run = submit(job, host=host, token="0badcafe", now=NOW)
+    run = submit(job, host=host, token="0badcafe", now=NOW, warn=pytest.fail)
     for call in slurm.called("sbatch"):
         (log,) = re.findall(r"--output=(\S+)", call["script"])
         assert "\n" not in log and Path(log).parent.resolve().is_relative_to(run.path.resolve())

@@ -52,6 +52,7 @@ def call(
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CA_HPC_STORE", str(tmp_path / "store"))
 
     def run(*arguments: str) -> Shown:
         monkeypatch.setattr(sys, "argv", ["ca-hpc", *arguments])
@@ -63,7 +64,7 @@ def call(
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Path:
+def job(tmp_path: Path, demo_checkpoint: Path) -> Path:
     """A job whose files are there, as names: three people, two of whom have a label."""
     folder = tmp_path / "jobs"
     for person in ("01", "02", "03"):
@@ -74,7 +75,7 @@ def job(tmp_path: Path) -> Path:
             label = folder / f"bids/derivatives/labels/sub-{person}/anat"
             label.mkdir(parents=True)
             (label / f"sub-{person}_T2w_seg.nii.gz").touch()
-    (folder / "model.pth").write_bytes(b"weights")
+    (folder / "model.pth").hardlink_to(demo_checkpoint)
     (folder / "job.yaml").write_text(JOB)
     return folder / "job.yaml"
 
@@ -94,12 +95,12 @@ def test_a_valid_job_is_told_in_one_line(call: Call, job: Path) -> None:
 
 
 def test_a_wrong_job_ends_with_2_and_all_problems_on_stderr(call: Call, job: Path) -> None:
-    job.write_text(JOB + "training: {epochs: 0}\nlables: {}\n")
+    job.write_text(JOB + "training: {epochs: -1}\nlables: {}\n")
     shown = call("submit", str(job))
     assert (shown.code, shown.out) == (2, "")
     assert shown.err.splitlines() == [
         f"error: 2 problems in {job}",
-        f"{job}:9:12: training.epochs: should be greater than or equal to 1",
+        f"{job}:9:12: training.epochs: should be greater than or equal to 0",
         f"{job}:10:1: unknown key lables; did you mean labels?",
         f"hint: correct the file, then: ca-hpc validate {job}",
     ]

@@ -10,11 +10,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from nibabel.eulerangles import euler2mat
 from numpy.typing import NDArray
 
 from ca_hpc.core.record import Case
 from ca_hpc.imaging.convert import BadCase, Converted, convert_case
+from ca_hpc.imaging.crop import Surroundings
+from ca_hpc.imaging.orientation import to_orientation
 
 SHAPE = (5, 6, 7)
 SPACING = (0.5, 1.0, 2.0)
@@ -74,6 +77,7 @@ def convert(folder: Path) -> Convert:
         image_affine: Array | None = None,
         label_affine: Array | None = None,
         values: dict[str, int] | None = None,
+        keep: Surroundings | None = None,
     ) -> Converted:
         channels = image if isinstance(image, list) else [picture() if image is None else image]
         images = tuple(
@@ -89,6 +93,7 @@ def convert(folder: Path) -> Convert:
             images=folder / "images",
             labels=folder / "labels",
             values=values or {"cord": 1},
+            keep=keep,
         )
 
     return call
@@ -223,6 +228,80 @@ def test_what_is_no_mask_is_refused_rather_than_trained_on(
     with pytest.raises(BadCase) as refused:
         convert(label=label)
     assert told in refused.value.message
+
+
+# --- cut to the surroundings of a label ----------------------------------------------------------
+
+
+def in_rpi(array: Array, matrix: Array | None = None) -> Array:
+    return np.asanyarray(
+        to_orientation(
+            nib.Nifti1Image(array, affine() if matrix is None else matrix), "RPI"
+        ).dataobj
+    )
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "SRP", "AIR"])
+def test_image_and_label_are_cut_alike_and_stay_in_place(
+    folder: Path, convert: Convert, orientation: str
+) -> None:
+    matrix = affine(orientation)
+    matrix[:3, :3] = euler2mat(0.1, -0.2, 0.05) @ matrix[:3, :3]
+    found = convert(image_affine=matrix, label_affine=matrix, keep=Surroundings(1, margin_mm=1.0))
+    assert found.cropped and found.crop is not None
+    image = written(folder, "images/c_0000.nii.gz")
+    label = written(folder, "labels/c.nii.gz")
+    box = tuple(slice(*side) for side in found.crop)
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), in_rpi(picture(), matrix)[box])
+    np.testing.assert_array_equal(np.asanyarray(label.dataobj), in_rpi(blob(), matrix)[box])
+    np.testing.assert_array_equal(image.affine, label.affine)
+    np.testing.assert_array_equal(image.get_qform(), label.get_qform())
+    # the label's voxels, in the world
+    before = apply_affine(matrix, np.argwhere(blob()))
+    after = apply_affine(label.affine, np.argwhere(np.asanyarray(label.dataobj)))
+    np.testing.assert_allclose(np.sort(after, axis=0), np.sort(before, axis=0), atol=1e-4)
+
+
+def test_the_crop_is_told_in_voxels_of_the_image_in_rpi(convert: Convert) -> None:
+    # blob: 1:3, 2:5, 3:4 of (5, 6, 7) in nibabel's RAS; RPI turns the first axis: 2:4
+    found = convert(keep=Surroundings(1, margin_mm=1.0))  # 2, 1 and half a voxel
+    assert found.crop == ((0, 5), (1, 6), (2, 5))
+    assert (found.shape, found.label_voxels, found.label_voxels_lost) == (SHAPE, 6, 0)
+
+
+def test_every_channel_is_cut_alike(folder: Path, convert: Convert) -> None:
+    convert(image=[picture(), picture() + 1], keep=Surroundings(1, margin_mm=0))
+    first, second = (written(folder, f"images/c_000{n}.nii.gz") for n in (0, 1))
+    assert first.shape == second.shape == (2, 3, 1)
+    np.testing.assert_array_equal(first.affine, second.affine)
+    np.testing.assert_array_equal(np.asanyarray(first.dataobj) + 1, np.asanyarray(second.dataobj))
+
+
+def test_of_two_labels_the_box_is_around_the_one_and_what_is_lost_is_told(
+    folder: Path, convert: Convert
+) -> None:
+    label = blob()
+    label[2, 4, 3] = label[4, 5, 6] = 2  # one inside the box, one far from it
+    found = convert(label=label, values={"cord": 1, "lesion": 2}, keep=Surroundings(1, margin_mm=0))
+    kept = np.asanyarray(written(folder, "labels/c.nii.gz").dataobj)
+    assert np.unique(kept, return_counts=True)[1].tolist() == [5, 1]
+    assert (found.label_voxels, found.label_voxels_lost) == (7, 1)
+    around = convert(
+        label=label, values={"cord": 1, "lesion": 2}, keep=Surroundings(2, margin_mm=0)
+    )
+    assert (around.crop, around.label_voxels_lost) == (((0, 3), (4, 6), (3, 7)), 5)
+
+
+@pytest.mark.parametrize("value", [0, 2])
+def test_a_case_without_the_label_stays_whole(folder: Path, convert: Convert, value: int) -> None:
+    found = convert(
+        label=blob(value=value), values={"cord": 1, "lesion": 2}, keep=Surroundings(1, margin_mm=5)
+    )
+    assert (found.cropped, found.crop, found.label_voxels_lost) == (False, None, 0)
+    assert_same_in_the_world(
+        written(folder, "images/c_0000.nii.gz"),
+        nib.Nifti1Image(picture().astype(np.float32), affine()),
+    )
 
 
 # --- what is refused -----------------------------------------------------------------------------

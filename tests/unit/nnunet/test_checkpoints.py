@@ -33,7 +33,12 @@ COURSE = Course(
     validation_iterations_per_epoch=2,
     seed=1,
     initial_learning_rate=None,
+    warmup_epochs=2,
+    frozen_encoder_epochs=1,
+    weights="pretrained",
     pretrained_sha256="cd34",
+    stem="exact",
+    head="new",
 )
 
 
@@ -136,11 +141,13 @@ def test_a_link_left_by_a_killed_process_is_not_written_through(tmp_path: Path) 
 
 
 def test_other_settings_are_refused_by_name() -> None:
-    other = replace(COURSE, epochs=7, seed=2)
+    other = replace(COURSE, epochs=7, seed=2, warmup_epochs=0, head="pretrained")
     with pytest.raises(CaHpcError) as caught:
         COURSE.must_equal(other, place=Path("attempt-1/resume.pt"))
     assert "epochs: 7 there, 5 asked for" in caught.value.message
     assert "seed: 2 there, 1 asked for" in caught.value.message
+    assert "warmup_epochs: 0 there, 2 asked for" in caught.value.message
+    assert "head: pretrained there, new asked for" in caught.value.message
     assert "fold" not in caught.value.message
 
 

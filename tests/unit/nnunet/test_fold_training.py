@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +22,11 @@ import torch
 
 import ca_hpc
 from ca_hpc.errors import CaHpcError, DigestMismatch
-from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, train_fold
-from ca_hpc.nnunet.pretrained import network_of, read_checkpoint
+from ca_hpc.nnunet.checkpoints import weights_sha256
+from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start, train_fold
+from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.store.digests import sha256_file
+from ca_hpc.weights.checkpoint import read_checkpoint
 
 REPOSITORY = Path(ca_hpc.__file__).parents[1]
 MakeCall = Callable[..., FoldCall]
@@ -58,9 +60,9 @@ def run_in_new_process(call: FoldCall, *, signal_at: str) -> dict[str, Any]:
     """Run in a process group of its own, all of which gets SIGTERM at the event of a file."""
     program = f"""
 import json, os, signal, time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path, PosixPath
-from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings, train_fold
+from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
 
 def emit(event):
     if Path(event.get("file", "")).name == {signal_at!r}:
@@ -84,10 +86,15 @@ print("\\n" + json.dumps(asdict(outcome), default=str))
     return cast("dict[str, Any]", json.loads(output.splitlines()[-1]))
 
 
-def curves(outcome: FoldOutcome) -> list[Any]:
+def curves(outcome: FoldOutcome) -> dict[str, list[Any]]:
     """What nnU-Net logged per epoch, but for the times of day."""
-    logged = read_checkpoint(outcome.fold_folder / "checkpoint_final.pth")["logging"]
-    return [of for key, of in sorted(logged.items()) if "timestamps" not in key]
+    final = outcome.fold_folder / "checkpoint_final.pth"
+    logged = torch.load(final, weights_only=False)["logging"]
+    return {key: of for key, of in logged.items() if "timestamps" not in key}
+
+
+def weights_in(file: Path) -> dict[str, torch.Tensor]:
+    return as_torch(read_checkpoint(file).tensors)
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +104,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pretrained(make_call: MakeCall, tmp_path: Path, weights: Path) -> dict[str, Any]:
-    """The weights of one epoch on the other fold, as fields of a call."""
+def pretrained(make_call: MakeCall, tmp_path: Path, weights: Path) -> Start:
+    """The weights of one epoch on the other fold."""
     if not weights.exists():
         call = make_call(attempt_folder=tmp_path / "pretraining", fold=1, seed=99, epochs=1)
         shutil.copy(run(call).fold_folder / "checkpoint_final.pth", weights)
-    return {"weights_file": weights, "weights_sha256": sha256_file(weights)}
+    return Start("pretrained", file=weights, sha256=sha256_file(weights))
 
 
 def test_importing_the_module_imports_no_torch() -> None:
@@ -117,7 +124,7 @@ def test_a_fold_is_trained_validated_and_told_about(make_call: MakeCall) -> None
     (start,) = log.of("start")
     assert (start["epoch"], start["iteration"], start["resumed_from"]) == (0, 0, None)
     assert (start["device"], start["torch_threads"]) == ("cpu", 1)
-    network = network_of(read_checkpoint(outcome.fold_folder / "checkpoint_final.pth"))
+    network = weights_in(outcome.fold_folder / "checkpoint_final.pth")
     own = {key: of for key, of in network.items() if not key.startswith("decoder.encoder.")}
     assert start["parameters"] <= sum(tensor.numel() for tensor in own.values())
     assert [(e["epoch"], e["epochs"]) for e in log.of("epoch")] == [(0, 2), (1, 2)]
@@ -136,7 +143,7 @@ def test_stock_nnunet_uses_the_final_checkpoint(make_call: MakeCall) -> None:
     call = make_call()
     outcome = run(call)
     final = outcome.fold_folder / "checkpoint_final.pth"
-    assert read_checkpoint(final)["trainer_name"] == "nnUNetTrainer"
+    assert read_checkpoint(final).content["trainer_name"] == "nnUNetTrainer"
     predictor = nnUNetPredictor(
         tile_step_size=1.0, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
     )
@@ -151,27 +158,27 @@ def test_stock_nnunet_uses_the_final_checkpoint(make_call: MakeCall) -> None:
 
 
 def test_interrupted_in_mid_epoch_and_continued_elsewhere_ends_with_the_same_weights(
-    make_call: MakeCall, pretrained: dict[str, Any], tmp_path: Path
+    make_call: MakeCall, pretrained: Start, tmp_path: Path
 ) -> None:
-    undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed", **pretrained))
+    undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed", start=pretrained))
     first = run_in_new_process(
-        make_call(checkpoint_every_s=0.0, workers=2, **pretrained),
+        make_call(checkpoint_every_s=0.0, workers=2, start=pretrained),
         signal_at="resume-e00001-i00001.pt",
     )
     assert (first["finished"], first["epochs_done"]) == (False, 1)
-    gone = {**pretrained, "weights_file": tmp_path / "no-longer-there.pth"}
+    gone = replace(pretrained, file=tmp_path / "no-longer-there.pth")
     second = run(
         make_call(
             attempt_folder=tmp_path / "attempt-2",
             earlier_attempts=(tmp_path / "attempt-1",),
             workers=1,
-            **gone,
+            start=gone,
         )
     )
     assert second.finished
     newest = tmp_path / "attempt-1" / "resume" / "resume-e00001-i00002.pt"
     assert second.resumed_from == str(newest)
-    assert second.pretrained_sha256 == pretrained["weights_sha256"]
+    assert second.pretrained_sha256 == pretrained.sha256
     assert second.weights_sha256 == undisturbed.weights_sha256
     assert curves(second) == curves(undisturbed)
     assert (second.fold_folder / "checkpoint_best.pth").is_file()
@@ -190,17 +197,17 @@ def test_a_signal_ends_the_call_with_all_saved_and_no_process_left(
 
 
 def test_interrupted_before_the_first_checkpoint_is_due_the_pretrained_start_is_kept(
-    make_call: MakeCall, pretrained: dict[str, Any], tmp_path: Path
+    make_call: MakeCall, pretrained: Start, tmp_path: Path
 ) -> None:
-    undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed", **pretrained))
-    first = run(make_call(**pretrained), Log(signal_at="checkpoint_best.pth"))
+    undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed", start=pretrained))
+    first = run(make_call(start=pretrained), Log(signal_at="checkpoint_best.pth"))
     assert [file.name for file in (tmp_path / "attempt-1" / "resume").iterdir()] == [
         "resume-e00001-i00000.pt"
     ]
     again = make_call(
         attempt_folder=tmp_path / "attempt-2",
         earlier_attempts=(first.fold_folder.parents[3],),
-        **pretrained,
+        start=pretrained,
     )
     assert run(again).weights_sha256 == undisturbed.weights_sha256
 
@@ -247,9 +254,7 @@ def test_a_finished_training_is_only_validated_and_predictions_are_kept(
 
 def test_the_best_checkpoint_can_be_validated_instead(make_call: MakeCall) -> None:
     outcome = run(make_call(validation_checkpoint="best"))
-    best = network_of(read_checkpoint(outcome.fold_folder / "checkpoint_best.pth"))
-    from ca_hpc.nnunet.checkpoints import weights_sha256
-
+    best = weights_in(outcome.fold_folder / "checkpoint_best.pth")
     assert outcome.weights_sha256 == weights_sha256(best)
 
 
@@ -268,23 +273,23 @@ def test_other_epochs_than_those_begun_with_are_refused(
 
 
 def test_weights_that_are_missing_or_not_the_recorded_ones_never_mean_a_start_from_scratch(
-    make_call: MakeCall, pretrained: dict[str, Any], tmp_path: Path
+    make_call: MakeCall, pretrained: Start, tmp_path: Path
 ) -> None:
     absent = tmp_path / "absent.pth"
     with pytest.raises(CaHpcError, match="no weights at"):
-        run(make_call(**{**pretrained, "weights_file": absent}))
+        run(make_call(start=replace(pretrained, file=absent)))
     with pytest.raises(DigestMismatch):
-        run(make_call(**{**pretrained, "weights_sha256": "0" * 64}))
+        run(make_call(start=replace(pretrained, sha256="0" * 64)))
 
 
 def test_a_fresh_start_is_from_the_pretrained_weights_and_a_new_head(
-    make_call: MakeCall, pretrained: dict[str, Any]
+    make_call: MakeCall, pretrained: Start
 ) -> None:
     log = Log()
-    outcome = run(make_call(initial_learning_rate=1e-12, **pretrained), log)
-    assert log.of("start")[0]["pretrained_sha256"] == pretrained["weights_sha256"]
-    before = network_of(read_checkpoint(pretrained["weights_file"]))
-    after = network_of(read_checkpoint(outcome.fold_folder / "checkpoint_final.pth"))
+    outcome = run(make_call(initial_learning_rate=1e-12, start=pretrained), log)
+    assert log.of("start")[0]["pretrained_sha256"] == pretrained.sha256
+    before = weights_in(pretrained.file)
+    after = weights_in(outcome.fold_folder / "checkpoint_final.pth")
     moved = [key for key in before if not torch.allclose(before[key], after[key], atol=1e-6)]
     assert moved and all(".seg_layers." in key for key in moved)
 

@@ -13,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ca_hpc import configs
-from ca_hpc.core.profile import Model
-from ca_hpc.core.spec import ByAxis, PatchSize, Plans
+from ca_hpc.core.profile import Network
+from ca_hpc.core.spec import ByAxis, PatchSize
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.plans import (
     ARRAY_AXES,
+    along,
     check_patch,
-    divisors,
-    model_from_network,
     patch_plans,
+    planned_patch,
+    share_preprocessed,
     target_spacing,
 )
+from ca_hpc.weights.patch import divisors
 
 orders = st.permutations(range(3))
 strides = st.lists(
@@ -57,15 +59,19 @@ def planned(transpose_forward: list[int]) -> dict[str, Any]:
     }
 
 
-def model(order: list[int], *, strides: list[list[int]] | None = None) -> Model:
+def network(order: list[int], *, strides: list[list[int]] | None = None) -> Network:
     axes = tuple(ARRAY_AXES[i] for i in order)
-    return Model(
-        name="m",
+    return Network(
         axes=axes,  # type: ignore[arg-type]
         patch_size=PatchSize(RL=32, AP=64, SI=128),
         batch_size=2,
         arch_kwargs={"strides": strides or [[1, 1, 1], [2, 2, 2]], "n_stages": 2},
     )
+
+
+def patched(plans: dict[str, Any], into: Network, **settings: Any) -> dict[str, Any]:
+    given = {"plans_name": "p", "patch_size": along(into.axes, into.patch_size), "batch_size": 2}
+    return patch_plans(plans, into, **{**given, **settings})
 
 
 def along_array_axes(plans: dict[str, Any], values: list[Any]) -> list[Any]:
@@ -74,14 +80,14 @@ def along_array_axes(plans: dict[str, Any], values: list[Any]) -> list[Any]:
 
 
 @given(orders, orders)
-def test_everything_that_has_axes_moves_to_the_models_axes(
-    planner: list[int], network: list[int]
+def test_everything_that_has_axes_moves_to_the_networks_axes(
+    planner: list[int], wanted: list[int]
 ) -> None:
     plans = planned(planner)
-    out = patch_plans(plans, model(network), plans_name="p", request=Plans())
-    assert out["transpose_forward"] == network
+    out = patched(plans, network(wanted))
+    assert out["transpose_forward"] == wanted
     # applying the transposition and undoing it leaves an array as it was
-    assert [network[i] for i in out["transpose_backward"]] == [0, 1, 2]
+    assert [wanted[i] for i in out["transpose_backward"]] == [0, 1, 2]
     before, after = plans["configurations"]["3d_fullres"], out["configurations"]["3d_fullres"]
     for key in ("spacing", "median_image_size_in_voxels"):
         assert along_array_axes(out, after[key]) == along_array_axes(plans, before[key])
@@ -91,26 +97,61 @@ def test_everything_that_has_axes_moves_to_the_models_axes(
 
 
 @given(orders, orders)
-def test_data_are_preprocessed_again_only_when_the_axes_change(
-    planner: list[int], network: list[int]
+def test_the_recipe_leaves_the_planners_axes_and_puts_the_patch_on_them_as_it_stands(
+    planner: list[int], wanted: list[int]
 ) -> None:
-    out = patch_plans(planned(planner), model(network), plans_name="p", request=Plans())
-    identifier = out["configurations"]["3d_fullres"]["data_identifier"]
-    assert identifier == ("nnUNetPlans_3d_fullres" if planner == network else "p_3d_fullres")
+    plans, into = planned(planner), network(wanted)
+    out = patched(plans, into, axes="recipe")
+    own = out["configurations"]["3d_fullres"]
+    assert out["transpose_forward"] == planner
+    assert own["spacing"] == plans["configurations"]["3d_fullres"]["spacing"]
+    assert own["patch_size"] == [getattr(into.patch_size, axis) for axis in into.axes]
 
 
 @given(orders, orders)
-def test_the_planners_plans_stay_as_they_are(planner: list[int], network: list[int]) -> None:
+def test_data_are_preprocessed_again_only_when_the_axes_change(
+    planner: list[int], wanted: list[int]
+) -> None:
+    plans = planned(planner)
+    plans["plans_name"] = "nnUNetPlans"
+    out = patched(plans, network(wanted))
+    by = share_preprocessed([plans, out])
+    identifier = out["configurations"]["3d_fullres"]["data_identifier"]
+    same = planner == wanted
+    assert identifier == ("nnUNetPlans_3d_fullres" if same else "p_3d_fullres")
+    assert by == ["nnUNetPlans", "nnUNetPlans" if same else "p"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spacing", [1.0, 1.0, 1.0]),
+        ("normalization_schemes", ["CTNormalization"]),
+        ("resampling_fn_data_kwargs", {"order": 1}),
+    ],
+)
+def test_data_are_preprocessed_again_when_they_would_come_out_otherwise(
+    key: str, value: object
+) -> None:
+    plans = planned([0, 1, 2])
+    other = patched(plans, network([0, 1, 2]))
+    other["configurations"]["3d_fullres"][key] = value
+    assert share_preprocessed([plans, other]) == ["nnUNetPlans", "p"]
+    assert other["configurations"]["3d_fullres"]["data_identifier"] == "p_3d_fullres"
+
+
+@given(orders, orders)
+def test_the_planners_plans_stay_as_they_are(planner: list[int], wanted: list[int]) -> None:
     plans = planned(planner)
     before = copy.deepcopy(plans)
-    out = patch_plans(plans, model(network), plans_name="p", request=Plans())
+    out = patched(plans, network(wanted))
     out["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"].clear()
     assert plans == before
 
 
 def test_the_network_is_the_models_and_the_rest_the_planners() -> None:
-    chosen = model([2, 1, 0])
-    out = patch_plans(planned([0, 1, 2]), chosen, plans_name="ours", request=Plans())
+    chosen = network([2, 1, 0])
+    out = patched(planned([0, 1, 2]), chosen, plans_name="ours", batch_size=5)
     own = out["configurations"]["3d_fullres"]
     assert list(out["configurations"]) == ["3d_fullres"]
     assert out["plans_name"] == "ours"
@@ -119,24 +160,28 @@ def test_the_network_is_the_models_and_the_rest_the_planners() -> None:
         "arch_kwargs": chosen.arch_kwargs,
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
-    assert own["batch_size"] == 2
+    assert own["batch_size"] == 5
     assert own["normalization_schemes"] == ["ZScoreNormalization"]
     assert out["label_manager"] == "LabelManager"
     json.dumps(out)
 
 
-def test_patch_and_batch_size_of_the_job_count_over_the_models() -> None:
-    request = Plans(patch_size=PatchSize(RL=16, AP=48, SI=96), batch_size=5)
-    out = patch_plans(planned([0, 1, 2]), model([2, 1, 0]), plans_name="p", request=request)
-    own = out["configurations"]["3d_fullres"]
-    assert (own["patch_size"], own["batch_size"]) == ([16, 48, 96], 5)
+@given(orders, orders)
+def test_the_planners_patch_is_read_by_the_networks_axes(
+    planner: list[int], wanted: list[int]
+) -> None:
+    plans = planned(planner)
+    sizes = {"SI": 64, "AP": 160, "RL": 96}
+    plans["configurations"]["3d_fullres"]["patch_size"] = [sizes[ARRAY_AXES[i]] for i in planner]
+    into = network(wanted)
+    assert planned_patch(plans, into) == [sizes[axis] for axis in into.axes]
 
 
 def test_flat_images_cannot_be_fine_tuned() -> None:
     plans = planned([0, 1, 2])
     del plans["configurations"]["3d_fullres"]
     with pytest.raises(CaHpcError, match="the images are flat"):
-        patch_plans(plans, model([0, 1, 2]), plans_name="p", request=Plans())
+        patched(plans, network([0, 1, 2]))
 
 
 # --- patch sizes -----------------------------------------------------------------------------
@@ -146,39 +191,35 @@ def test_flat_images_cannot_be_fine_tuned() -> None:
 def test_an_illegal_patch_is_refused_with_one_that_is_legal(
     order: list[int], strides: list[list[int]], size: tuple[int, int, int]
 ) -> None:
-    network = model(order, strides=strides)
-    by = divisors(network)
+    into = network(order, strides=strides)
+    by = dict(zip(into.axes, divisors(into.arch_kwargs), strict=True))
     patch = PatchSize(*size)
     try:
-        check_patch(patch, network)
+        check_patch(patch, into)
     except CaHpcError as refused:
         assert refused.hint is not None
         numbers = refused.hint.removeprefix("patch_size: {").removesuffix("}").split(", ")
         legal = PatchSize(**{k: int(v) for k, v in (pair.split(": ") for pair in numbers)})
         assert legal != patch
-        check_patch(legal, network)
+        check_patch(legal, into)
     else:
         left = [getattr(patch, axis) / by[axis] for axis in by]
         assert all(n == int(n) and n >= 1 for n in left)
         assert math.prod(left) > 1
 
 
-def test_strides_divide_along_the_models_axes() -> None:
-    network = model([2, 1, 0], strides=[[1, 1, 1], [2, 2, 2], [1, 2, 4]])
-    assert network.axes == ("RL", "AP", "SI")
-    assert divisors(network) == {"RL": 2, "AP": 4, "SI": 8}
-
-
 def test_a_patch_of_one_voxel_at_the_bottleneck_is_refused() -> None:
-    network = model([2, 1, 0], strides=[[1, 1, 1], [2, 2, 2]])
+    into = network([2, 1, 0], strides=[[1, 1, 1], [2, 2, 2]])
     with pytest.raises(CaHpcError, match="more than one voxel") as refused:
-        check_patch(PatchSize(RL=2, AP=2, SI=2), network)
-    assert refused.value.hint == "patch_size: {RL: 2, AP: 2, SI: 4}"
+        check_patch(PatchSize(RL=2, AP=2, SI=2), into)
+    assert refused.value.hint is not None
+    assert "4" in refused.value.hint
 
 
 @pytest.mark.parametrize("name", ["contrast-agnostic-v2", "demo"])
-def test_the_patch_of_every_shipped_model_is_legal(name: str) -> None:
-    shipped = configs.model(name, relative_to=Path())
+def test_the_patch_of_every_shipped_network_is_legal(name: str) -> None:
+    shipped = configs.model(name, relative_to=Path()).network
+    assert shipped is not None
     check_patch(shipped.patch_size, shipped)
 
 
@@ -188,35 +229,3 @@ def test_the_patch_of_every_shipped_model_is_legal(name: str) -> None:
 def test_a_target_spacing_is_given_in_the_order_of_the_array() -> None:
     assert target_spacing(ByAxis(RL=0.8, AP=0.5, SI=3)) == [3.0, 0.5, 0.8]
     assert target_spacing(None) is None
-
-
-@given(orders)
-def test_a_checkpoints_own_plans_give_back_its_axes_patch_and_spacing(order: list[int]) -> None:
-    sizes = {"SI": 128, "AP": 64, "RL": 32}
-    found = model_from_network(
-        name="own",
-        architecture={
-            "network_class_name": "net",
-            "arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2]]},
-            "_kw_requires_import": ["conv_op"],
-        },
-        patch_size=[sizes[ARRAY_AXES[i]] for i in order],
-        spacing=[1.0, 2.0, 3.0],
-        transpose_forward=order,
-    )
-    assert found.patch_size == PatchSize(RL=32, AP=64, SI=128)
-    assert found.spacing is not None
-    assert [getattr(found.spacing, axis) for axis in found.axes] == [1.0, 2.0, 3.0]
-    out = patch_plans(planned(order), found, plans_name="p", request=Plans())
-    assert out["configurations"]["3d_fullres"]["data_identifier"] == "nnUNetPlans_3d_fullres"
-
-
-def test_weights_of_a_2d_network_are_refused_by_their_patch() -> None:
-    with pytest.raises(CaHpcError, match=r"belong to a 2D network \(patch size \[256, 256\]\)"):
-        model_from_network(
-            name="flat",
-            architecture={},
-            patch_size=[256, 256],
-            spacing=[1, 1],
-            transpose_forward=[0, 1, 2],
-        )

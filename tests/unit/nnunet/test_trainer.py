@@ -10,20 +10,14 @@ import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.trainer import TrainerMixin, check_split, composed, resolve_trainer
+from ca_hpc.nnunet.trainer import TrainerMixin, check_split, composed
 
 
 def test_the_composed_trainer_has_the_name_and_arguments_of_the_one_underneath() -> None:
-    trainer = composed(resolve_trainer("nnUNetTrainer"))
+    trainer = composed(nnUNetTrainer)
     assert trainer.__name__ == "nnUNetTrainer"
     assert issubclass(trainer, nnUNetTrainer) and issubclass(trainer, TrainerMixin)
     assert inspect.signature(trainer) == inspect.signature(nnUNetTrainer)
-
-
-def test_a_trainer_that_does_not_exist_is_named() -> None:
-    with pytest.raises(CaHpcError, match="nnUNetTrainerOfNobody") as caught:
-        resolve_trainer("nnUNetTrainerOfNobody")
-    assert caught.value.hint is not None and "nnUNet_extTrainer" in caught.value.hint
 
 
 SPLITS = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["a", "d"]}]

@@ -23,7 +23,7 @@ from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
 from ca_hpc.processes import Finished
 from ca_hpc.store.apptainer_build import build_argv
-from ca_hpc.store.image_build import BuildRequest, BuiltImage, build_base, build_image
+from ca_hpc.store.image_build import BuildRequest, BuiltImage, Cargo, build_base, build_image
 from ca_hpc.store.images import read_image, record_path, verify_image, write_record
 
 BUILT = "2026-01-02T03:04:05Z"
@@ -44,8 +44,8 @@ match sys.argv[1]:
         sums = {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
         weights = [
             {"name": p.name, "path": f"/opt/ca-hpc/weights/{p.name}", "sha256": sums[str(p)],
-             "size_bytes": p.stat().st_size}
-            for p in files if p.parent.name == "weights"
+             "size_bytes": p.stat().st_size, "manifest": p.with_suffix(".json").read_text()}
+            for p in files if p.parent.name == "weights" and p.suffix != ".json"
         ]
         versions = {"python": "3.11.2", "torch": "2.13.0+cpu", "nnunetv2": "2.8.1"}
         described = {"versions": versions, "weights": weights, "commit": None, "sums": sums}
@@ -101,10 +101,11 @@ def build(request: BuildRequest) -> BuiltImage:
     return build_image(request, run=run, progress=lambda sentence: None, built=BUILT)
 
 
-def weights_file(tmp_path: Path, contents: bytes = b"weights") -> Path:
-    path = tmp_path / "check point, final.pth"
+def cargo(tmp_path: Path, contents: bytes = b"weights") -> Cargo:
+    path = tmp_path / "weights.safetensors"
     path.write_bytes(contents)
-    return path
+    sha256 = hashlib.sha256(contents).hexdigest()
+    return Cargo(name=f"model-{sha256[:4]}", file=path, sha256=sha256, manifest='{"of": "model"}')
 
 
 # --- images that exist ---------------------------------------------------------------------
@@ -209,14 +210,15 @@ def test_other_weights_make_another_layer_on_the_same_base(
     programs: Path, request_: BuildRequest, tmp_path: Path
 ) -> None:
     plain = build(request_)
-    file = weights_file(tmp_path)
-    carrying = build(replace(request_, weights=(file,)))
-    weights_file(tmp_path, b"other weights")
-    other = build(replace(request_, weights=(file,)))
+    carrying = build(replace(request_, weights=(cargo(tmp_path),)))
+    other = build(replace(request_, weights=(cargo(tmp_path, b"other weights"),)))
     assert plain.image.weights == ()
     assert [w.sha256 for w in carrying.image.weights] == [hashlib.sha256(b"weights").hexdigest()]
-    assert other.image.weights[0].size_bytes == len(b"other weights")
-    assert other.image.weights[0].path == f"/opt/ca-hpc/weights/{file.name}"
+    (carried,) = other.image.weights
+    assert carried.size_bytes == len(b"other weights")
+    name = cargo(tmp_path, b"other weights").name
+    assert carried.path == f"/opt/ca-hpc/weights/{name}.safetensors"
+    assert carried.manifest == '{"of": "model"}'
     assert plain.base == carrying.base == other.base
     assert len(calls(programs, "build")) == 4
 
@@ -298,7 +300,6 @@ def test_a_failed_rebuild_keeps_the_old_image(programs: Path, request_: BuildReq
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": (Path("no.pth"),)}, r"no\.pth does not exist"),
         ({"base": Path("no.sif")}, r"no\.sif does not exist"),
     ],
 )
@@ -308,15 +309,6 @@ def test_what_is_missing_is_named_before_anything_is_built(
     with pytest.raises(CaHpcError, match=message):
         build(replace(request_, **change))  # type: ignore[arg-type]
     assert not request_.store.exists()
-
-
-def test_two_weights_of_one_name_are_refused(
-    programs: Path, request_: BuildRequest, tmp_path: Path
-) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    with pytest.raises(CaHpcError, match="two weights files"):
-        build(replace(request_, weights=(weights_file(tmp_path), weights_file(other))))
 
 
 def test_without_apptainer_the_next_move_is_named(programs: Path, request_: BuildRequest) -> None:

@@ -1,0 +1,75 @@
+"""``ca-hpc image``: the images that tasks run in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+image_app = typer.Typer(help="Apptainer images.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@image_app.command("build")
+def image_build(
+    output: Annotated[Path, typer.Argument(help="The image to write.")] = Path("ca-hpc.sif"),
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights to carry: profile, sha256 or file; may be given several times."),
+    ] = None,
+    cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="For GPUs, or without.")] = True,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of base images; default: beside the output.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="An existing base image.")] = None,
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder of Python packages; default: pip's settings.")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="Debian mirror; default: this machine's own.")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option(help="Build even if nothing has changed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
+) -> None:
+    """Build the image that tasks run in: a base, built once, and this package on top of it."""
+    import signal
+    from datetime import datetime, timezone
+
+    from ca_hpc import processes
+    from ca_hpc.actions.prepare import Host
+    from ca_hpc.actions.weights import cargo
+    from ca_hpc.store.image_build import BuildRequest, build_image
+    from ca_hpc.weights.store import WeightStore
+
+    # as an exception, it ends apptainer and removes what is half built
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    host = Host.here()
+    made = build_image(
+        BuildRequest(
+            output=output.absolute(),
+            store=(store or output.parent).absolute(),
+            weights=cargo(
+                weights or (),
+                store=WeightStore(host.store),
+                keep=WeightStore((store or output.parent).absolute()),
+                here=host.folder,
+            ),
+            base=base,
+            variant="cuda" if cuda else "cpu",
+            mirror=mirror,
+            wheels=wheels,
+            rebuild=rebuild,
+        ),
+        run=processes.run,
+        progress=lambda text: typer.echo(text, err=True),
+        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    image = made.image
+    if as_json:
+        typer.echo(json.dumps(asdict(image), indent=2, default=str))
+        return
+    typer.echo(f"{image.path}: {image.size_bytes / 1e6:.0f} MB, sha256:{image.sha256}")
+    typer.echo("unchanged: it was built from the same things before" * made.reused, nl=made.reused)

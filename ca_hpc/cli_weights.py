@@ -1,0 +1,136 @@
+"""``ca-hpc weights``: pretrained weights, fetched and checked once, then named by jobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ca_hpc import screen
+
+weights_app = typer.Typer(
+    help="Pretrained weights: fetched and checked once, then named by jobs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Where they are kept; default: $CA_HPC_STORE, else ~/.local/share/ca-hpc."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Read a file that names more than tensors and numbers; that is left out, never run.",
+    ),
+]
+Fold = Annotated[str | None, typer.Option(help="Of several folds; default: all, else the lowest.")]
+Which = Annotated[str | None, typer.Option("--checkpoint", help="final or best; default: final.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+
+
+@weights_app.command("add")
+def add(
+    what: Annotated[
+        str, typer.Argument(help="A model profile, a URL, a zip, a folder or a checkpoint.")
+    ],
+    profile: Annotated[
+        str | None, typer.Option(help="The model profile that the file belongs to.")
+    ] = None,
+    fold: Fold = None,
+    checkpoint: Which = None,
+    trust: Trust = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give the profile's name to these from now on.")
+    ] = False,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch, read, check and keep weights. Nothing in the file is ever run."""
+    from datetime import datetime, timezone
+
+    from ca_hpc.actions import weights as action
+    from ca_hpc.core import door
+
+    with screen.transfer() as progress:
+        entry = action.add(
+            action.Addition(what, profile, fold, checkpoint, trust=trust, replace=replace),
+            store=_store(store),
+            here=Path.cwd(),
+            now=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            say=lambda text: typer.echo(text, err=True),
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(door.dump(entry.manifest), nl=False)
+        return
+    _tell(action.summary(entry.manifest))
+    name = entry.manifest.profile or f"sha256:{entry.manifest.sha256}"
+    typer.echo(f"in a job: weights: {name}")
+
+
+@weights_app.command("list")
+def list_weights(store: Store = None, as_json: AsJson = False) -> None:
+    """Show the weights that are kept, and the model profiles that could be added."""
+    from ca_hpc.actions import weights as action
+
+    rows = action.listed(_store(store))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        screen.show_rows(rows)
+
+
+@weights_app.command("inspect")
+def inspect(
+    what: Annotated[str, typer.Argument(help="A profile or sha256 that is kept, or a file.")],
+    fold: Fold = None,
+    checkpoint: Which = None,
+    trust: Trust = False,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what weights are: family, network, axes, spacing, channels, digests."""
+    from ca_hpc.actions import weights as action
+    from ca_hpc.core import door
+
+    manifest = action.inspect(
+        action.Addition(what, None, fold, checkpoint, trust=trust),
+        store=_store(store),
+        here=Path.cwd(),
+    )
+    if as_json:
+        typer.echo(door.dump(manifest), nl=False)
+    else:
+        _tell(action.summary(manifest))
+
+
+@weights_app.command("verify")
+def verify(
+    what: Annotated[
+        str | None, typer.Argument(help="A profile or sha256; default: all that are kept.")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Read all bytes again and compare them with what was recorded."""
+    from ca_hpc.actions import weights as action
+
+    for manifest in action.verify(what, store=_store(store)):
+        name = manifest.profile or manifest.source.name
+        typer.echo(f"{name}: sha256:{manifest.sha256} as recorded")
+
+
+def _store(given: Path | None):  # type: ignore[no-untyped-def]
+    from ca_hpc.actions.prepare import Host
+    from ca_hpc.weights.store import WeightStore
+
+    return WeightStore((given or Host.here().store).absolute())
+
+
+def _tell(facts: tuple[tuple[str, str], ...]) -> None:
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        typer.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,34 @@
+"""What an arm sets for itself reaches its training; the rest is the common training's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ca_hpc.core.spec import Arm, Training
+from ca_hpc.steps.train import arm_training
+
+COMMON = Training(epochs=9, warmup_epochs=3, frozen_encoder_epochs=2, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("iterations_per_epoch", 7),
+        ("initial_learning_rate", 0.001),
+        ("warmup_epochs", 0),
+        ("frozen_encoder_epochs", 0),
+        ("trainer", "nnUNetTrainerDA5"),
+    ],
+)
+def test_an_arms_own_setting_wins_even_where_it_is_zero(name: str, value: Any) -> None:
+    training = arm_training(COMMON, Arm(**{name: value}))
+    assert getattr(training, name) == value
+    others = [other for other in Training.__dataclass_fields__ if other != name]
+    assert all(getattr(training, other) == getattr(COMMON, other) for other in others)
+
+
+def test_an_arm_without_settings_trains_as_all_do() -> None:
+    assert arm_training(COMMON, Arm(weights="random", plans="planner")) == COMMON
