@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -201,6 +202,55 @@ def cancel(run: RunPath) -> None:
     some = action(RunFolder.open(run))
     done = "cancelling; finished tasks keep their results"
     typer.echo(done if some else "nothing of this run waits or runs")
+
+
+class Kept(str, Enum):
+    """nnU-Net's two checkpoints of a fold."""
+
+    FINAL = "final"
+    BEST = "best"
+
+
+@app.command()
+def export(
+    run: RunPath,
+    arm: Annotated[str | None, typer.Option(help="Of which arm; default: the only one.")] = None,
+    folds: Annotated[
+        str | None, typer.Option(help="Some of the folds: 0,1; default: all that are published.")
+    ] = None,
+    checkpoint: Annotated[Kept, typer.Option(help="Of each fold.")] = Kept.FINAL,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="FILE.zip; default: in RUN/exports.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a zip of an arm's model that stock nnU-Net installs and SCT reads."""
+    from ca_hpc.actions.export import export as action
+    from ca_hpc.store.run_folder import RunFolder
+
+    made = action(
+        RunFolder.open(run),
+        arm=arm,
+        folds=None if folds is None else _fold_numbers(folds),
+        checkpoint=checkpoint.value,
+        output=output,
+        environment=dict(os.environ),
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(made), indent=2, default=str))
+        return
+    typer.echo(f"{made.file}: {made.size_bytes / 1e6:.1f} MB, sha256:{made.sha256}")
+    typer.echo(f"arm {made.arm}, folds {', '.join(made.folds)}")
+    if made.missing:
+        typer.echo(f"not in it: folds {', '.join(made.missing)}")
+
+
+def _fold_numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise CaHpcError(f"--folds {text} names no folds", hint="--folds 0,1") from error
 
 
 @app.command()

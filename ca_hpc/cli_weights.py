@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ca_hpc import screen
+
+if TYPE_CHECKING:
+    from ca_hpc.weights.store import WeightStore
 
 weights_app = typer.Typer(
     help="Pretrained weights: fetched and checked once, then named by jobs.",
@@ -28,7 +31,10 @@ Trust = Annotated[
     ),
 ]
 Fold = Annotated[str | None, typer.Option(help="Of several folds; default: all, else the lowest.")]
-Which = Annotated[str | None, typer.Option("--checkpoint", help="final or best; default: final.")]
+Which = Annotated[
+    Literal["final", "best"] | None,
+    typer.Option("--checkpoint", help="Default: final, else best."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 
 
@@ -68,8 +74,9 @@ def add(
         typer.echo(door.dump(entry.manifest), nl=False)
         return
     _tell(action.summary(entry.manifest))
-    name = entry.manifest.profile or f"sha256:{entry.manifest.sha256}"
-    typer.echo(f"in a job: weights: {name}")
+    typer.echo("\nin a job:")
+    for line in action.in_a_job(entry.manifest, profile=profile):
+        typer.echo(f"  {line}")
 
 
 @weights_app.command("list")
@@ -77,11 +84,21 @@ def list_weights(store: Store = None, as_json: AsJson = False) -> None:
     """Show the weights that are kept, and the model profiles that could be added."""
     from ca_hpc.actions import weights as action
 
-    rows = action.listed(_store(store))
+    here = _store(store)
+    kept, others = action.kept(here), action.not_kept(here)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        screen.show_rows(rows)
+        typer.echo(json.dumps({"kept": kept, "not kept": others}, indent=2))
+        return
+    for row in kept:
+        name = row["name"] or "(no profile)"
+        typer.echo(f"{name:<22} sha256:{row['sha256']}")
+        typer.echo(f"{'':<22} from {row['from']}, added {row['added']}")
+    if not kept:
+        typer.echo(f"no weights in {here.folder}")
+    if others:
+        typer.echo("\nto add:")
+    for command in others.values():
+        typer.echo(f"  {command}")
 
 
 @weights_app.command("inspect")
@@ -118,12 +135,16 @@ def verify(
     """Read all bytes again and compare them with what was recorded."""
     from ca_hpc.actions import weights as action
 
-    for manifest in action.verify(what, store=_store(store)):
+    here, none = _store(store), True
+    for manifest in action.verify(what, store=here):
+        none = False
         name = manifest.profile or manifest.source.name
         typer.echo(f"{name}: sha256:{manifest.sha256} as recorded")
+    if none:
+        typer.echo(f"no weights in {here.folder}")
 
 
-def _store(given: Path | None):  # type: ignore[no-untyped-def]
+def _store(given: Path | None) -> WeightStore:
     from ca_hpc.actions.prepare import Host
     from ca_hpc.weights.store import WeightStore
 

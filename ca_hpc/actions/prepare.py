@@ -140,7 +140,13 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
             f"{host.python} has no nnU-Net, and runtime: none runs tasks with it",
             hint='pip install "ca-hpc[nnunet]" into it, or name an image and runtime: apptainer',
         )
+    if job.spec.trainers is not None and not Path(job.spec.trainers).is_dir():
+        raise CaHpcError(
+            f"trainers: {job.spec.trainers} is no folder",
+            hint="name the folder that holds the .py files of your trainers",
+        )
     cases = scan(job.spec)
+    _check_crop(job.spec, cases)
     k_folds(cases.cases, folds=job.spec.splits.folds, seed=job.spec.splits.seed)
     info = _image(job, host=host)
     image = Pin(str(info.path), info.sha256) if info is not None else None
@@ -203,6 +209,7 @@ def _absolute(spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Pat
         ),
         image=None if spec.image is None else at(spec.image, given=overrides.image),
         output=None if spec.output is None else at(spec.output),
+        trainers=None if spec.trainers is None else at(spec.trainers),
     )
 
 
@@ -295,6 +302,15 @@ def _model(job: Job, weights: JobWeights | None) -> Model | None:
     return found
 
 
+def _check_crop(spec: FinetuneSpec, cases: Cases) -> None:
+    """A raw nnU-Net data set brings labels of its own, which the spec's check has not seen."""
+    if spec.crop != "none" and spec.crop.to not in cases.labels:
+        raise SpecError(
+            f"crop.to: no label {spec.crop.to} in the data; labels: {', '.join(cases.labels)}",
+            hint="name the label to cut around, or crop: none",
+        )
+
+
 def _check_patch(spec: FinetuneSpec, model: Model | None) -> None:
     wanted = spec.plans.patch_size
     if model is not None and model.network is not None and wanted != "auto":
@@ -308,6 +324,8 @@ def _mounts(job: Job, inputs: Inputs | None, *, run_folder: Path) -> tuple[Mount
     """
     read = {source.path for source in job.spec.data if source.type != "pairs"}
     read |= set(job.cluster.apptainer.binds)
+    if job.spec.trainers is not None:
+        read.add(job.spec.trainers)
     if inputs is not None:
         images = [f for case in inputs.cases.cases for f in (*case.images, case.label)]
         for place in {p for file in images for p in (file, os.path.realpath(file))}:

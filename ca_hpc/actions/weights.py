@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from ca_hpc import configs
 from ca_hpc.core.profile import Model
-from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
 from ca_hpc.store.digests import cached_sha256, sha256_file
 from ca_hpc.store.image_build import Cargo
 from ca_hpc.store.images import ImageInfo
 from ca_hpc.weights import describe, places
 from ca_hpc.weights import manifest as manifests
-from ca_hpc.weights.manifest import Manifest, Source
-from ca_hpc.weights.store import SHORTEST, Entry, WeightStore
+from ca_hpc.weights.check import check_profile
+from ca_hpc.weights.manifest import SHORTEST, Manifest, Source
+from ca_hpc.weights.store import Entry, WeightStore
 
 IN_IMAGE: Final = "image"  # weights: image
 ENDINGS: Final = (".pth", ".pt", ".ckpt", ".safetensors")
+PROFILES: Final = (".yaml", ".yml")
+WHAT_TO_GIVE: Final = (
+    "give a checkpoint (checkpoint_final.pth), a release's zip or folder, a URL, or a profile: "
+    "ca-hpc weights list"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +51,14 @@ class Addition:
     what: str
     profile: str | None = None
     fold: str | None = None
-    checkpoint: str | None = None  # final or best
+    checkpoint: Literal["final", "best"] | None = None
     trust: bool = False
     replace: bool = False
 
 
 def is_file_name(weights: str) -> bool:
-    """Whether a job's ``weights`` are a path, rather than a profile's name or a sha256."""
-    return "/" in weights or weights.endswith(ENDINGS)
+    """Whether a job's ``weights`` are a checkpoint's path, rather than a profile or a sha256."""
+    return weights.endswith(ENDINGS) or ("/" in weights and not weights.endswith(PROFILES))
 
 
 def add(
@@ -64,35 +71,29 @@ def add(
     progress: Callable[[int, int | None], None],
 ) -> Entry:
     """Fetch, read, check and store weights. Raises CaHpcError, and then stores nothing."""
-    what, profile = addition.what, addition.profile
-    named = not is_file_name(what) and "://" not in what and not (here / what).exists()
-    if named and profile is None:
-        profile = what
-    model = None if profile is None else configs.model(profile, relative_to=here)
+    model = _profile(addition, here=here)
+    url = _address(addition, model, here=here)
     with tempfile.TemporaryDirectory(prefix="ca-hpc-weights-") as work:
-        url = (model.release.url if model else None) if named else what if "://" in what else None
-        if named and url is None:
-            page = f": {model.release.page}" if model and model.release.page else ""
-            raise CaHpcError(
-                f"profile {profile} has no address to fetch from",
-                hint=f"download the file{page}, then: ca-hpc weights add FILE --profile {profile}",
-            )
         if url is not None:
             from ca_hpc.weights.fetch import fetch, shown
 
             say(f"fetching {shown(url)}")
-            given = fetch(url, store.root / "downloads", progress=progress)
+            given = fetch(
+                url,
+                store.folder_for("downloads"),
+                progress=progress,
+                expected_sha256=model.release.sha256 if model else None,
+                waiting=lambda: say("another process fetches it: waiting"),
+            )
         else:
-            given = here / Path(what).expanduser()
+            given = _path(addition.what, here=here)
         found, source = _read(given, addition, work=Path(work))
         if url is not None:
             source = dataclasses.replace(source, url=shown(url))
         _as_released(model, source)
         manifest = describe.manifest_of(found, sha256=source.sha256, source=source, model=model)
-        if model is not None and model.network is not None:
-            from ca_hpc.weights.check import check_fit
-
-            check_fit(manifest, model.network, name=model.name)
+        if model is not None:
+            check_profile(manifest, model)
         entry = store.add(
             found.checkpoint.tensors,
             dataclasses.replace(manifest, added=now),
@@ -104,30 +105,75 @@ def add(
     return entry
 
 
+def _is_profile(what: str, *, here: Path) -> bool:
+    """Whether ``what`` is the name or file of a profile, whose release is meant."""
+    if what.endswith(PROFILES):
+        return True
+    return not is_file_name(what) and not _is_address(what) and not _path(what, here=here).exists()
+
+
+def _is_address(what: str) -> bool:
+    return "://" in what
+
+
+def _path(what: str, *, here: Path) -> Path:
+    # expanduser of os.path: a ~ of nobody stays, and is then reported as a missing file
+    return here / os.path.expanduser(what)  # noqa: PTH111
+
+
+def _profile(addition: Addition, *, here: Path) -> Model | None:
+    named = _is_profile(addition.what, here=here)
+    profile = addition.profile or (addition.what if named else None)
+    try:
+        return None if profile is None else configs.model(profile, relative_to=here)
+    except SpecError as error:
+        if profile == addition.what and not profile.endswith(PROFILES):
+            error.message = f"there is no file or folder {profile} here, and {error.message}"
+            error.hint = WHAT_TO_GIVE
+        raise
+
+
+def _address(addition: Addition, model: Model | None, *, here: Path) -> str | None:
+    """Where to fetch from; None: it is here."""
+    if not _is_profile(addition.what, here=here):
+        return addition.what if _is_address(addition.what) else None
+    assert model is not None
+    if model.release.url is not None:
+        return model.release.url
+    told = f" ({model.description})" if model.description else ""
+    page = f" from {model.release.page}" if model.release.page else ""
+    raise CaHpcError(
+        f"the address of {addition.what}{told} is not known",
+        hint=f"download it{page}, then: ca-hpc weights add FILE --profile {addition.what}",
+    )
+
+
 def _read(given: Path, addition: Addition, *, work: Path) -> tuple[describe.Found, Source]:
     if not given.exists():
         raise CaHpcError(
             f"weights {given} do not exist",
-            hint="give a checkpoint (checkpoint_final.pth), a release's zip or folder, a URL, or a "
-            "profile's name: ca-hpc weights list",
+            hint=WHAT_TO_GIVE,
         )
     if given.is_file() and not places.is_archive(given):
         source = Source(name=given.name, sha256=sha256_file(given))
         return describe.read(given, trust=addition.trust), source
-    which = addition.checkpoint
-    place = places.find_checkpoint(given, fold=addition.fold, which=which)  # type: ignore[arg-type]
+    place = places.find_checkpoint(given, fold=addition.fold, which=addition.checkpoint)
     file = places.extract(place, work)
-    whole = given if given.is_file() else file
-    return (
-        describe.read(
+    member = place.member or str(file.relative_to(given))
+    try:
+        found = describe.read(
             file,
             trust=addition.trust,
             plans=place.plans,
             dataset_json=place.dataset_json,
             configuration=place.configuration,
-        ),
-        Source(name=given.name, sha256=sha256_file(whole), member=place.member),
-    )
+        )
+    except CaHpcError as error:
+        # what was taken out of a zip lies in a folder that is gone when this is read
+        error.message = error.message.replace(str(file), f"{given}, {member}")
+        raise
+    whole = given if given.is_file() else file
+    return found, Source(name=given.name, sha256=sha256_file(whole), member=member)
 
 
 def _as_released(model: Model | None, source: Source) -> None:
@@ -145,6 +191,8 @@ def find(
     """The weights that a job names: in the image, in the store, or a file. Raises CaHpcError."""
     if is_file_name(wanted):
         return _plain_file(Path(wanted), cache=cache)
+    if wanted.endswith(PROFILES):
+        wanted = configs.model(wanted, relative_to=base).name
     carried = image.weights if image is not None else ()
     if wanted == IN_IMAGE:
         if not carried:
@@ -159,45 +207,48 @@ def find(
             )
     for file in carried:
         known = manifests.load(file.manifest, place=f"{file.path} in the image")
-        if wanted == IN_IMAGE or _names(wanted, known):
+        if wanted == IN_IMAGE or known.goes_by(wanted):
             return JobWeights(file.path, known, mounted=False)
     entry = store.find(wanted)
     if entry is not None:
         store.verify(entry, cache=cache / "digests.json")
         return JobWeights(str(entry.file), entry.manifest, mounted=True)
-    raise CaHpcError(
-        f"no weights {wanted} in {'the image or ' if carried else ''}{store.folder}",
-        hint=f"ca-hpc weights add {_addable(wanted, base=base)} (there are: ca-hpc weights list)",
-    )
+    raise _not_there(wanted, where=f"{'the image or ' if carried else ''}{store.folder}", base=base)
 
 
-def _names(wanted: str, manifest: Manifest) -> bool:
-    digits = wanted.removeprefix("sha256:").lower()
-    shas = (manifest.sha256, manifest.source.sha256)
-    return wanted == manifest.profile or (
-        len(digits) >= SHORTEST and any(sha.startswith(digits) for sha in shas)
+def _not_there(wanted: str, *, where: str, base: Path) -> CaHpcError:
+    digits = wanted.removeprefix("sha256:")
+    if digits != wanted and len(digits) < SHORTEST:
+        return CaHpcError(f"{wanted}: too short", hint=f"give {SHORTEST} digits or more")
+    return CaHpcError(
+        f"no weights {wanted} in {where}",
+        hint=f"ca-hpc weights add {_addable(wanted, base=base)} (what there is: ca-hpc weights "
+        "list)",
     )
 
 
 def _addable(wanted: str, *, base: Path) -> str:
-    """What to give to ``weights add``; for a name that is nothing at all, say so."""
-    if re.fullmatch(r"sha256:[0-9a-fA-F]*", wanted):
+    """What to give to ``weights add``. Raises SpecError for a name that no profile has."""
+    if wanted.startswith("sha256:"):
         return "FILE"
-    model = configs.model(wanted, relative_to=base)  # raises for a name that no profile has
+    model = configs.model(wanted, relative_to=base)
     return wanted if model.release.url else f"FILE --profile {wanted}"
 
 
 def _plain_file(path: Path, *, cache: Path) -> JobWeights:
+    kind = "a folder" if path.is_dir() else None
+    if path.is_file() and places.is_archive(path):
+        kind = "an archive"
+    if kind is not None:
+        raise CaHpcError(
+            f"weights {path} are {kind}, a job needs one checkpoint",
+            hint=f"ca-hpc weights add {shlex.quote(str(path))}, which ends with what to write here",
+        )
     if not path.is_file():
         raise CaHpcError(
             f"weights {path} do not exist",
             hint="give a checkpoint file (…/fold_0/checkpoint_final.pth), a profile's name, or "
             "weights: image",
-        )
-    if places.is_archive(path):
-        raise CaHpcError(
-            f"weights {path} are an archive",
-            hint=f"ca-hpc weights add {path.name}, then name them by profile or sha256",
         )
     try:
         sha256 = cached_sha256(path, cache=cache / "digests.json")
@@ -213,51 +264,67 @@ def _plain_file(path: Path, *, cache: Path) -> JobWeights:
 
 def inspect(addition: Addition, *, store: WeightStore, here: Path) -> Manifest:
     """What kept weights or a file are. Raises CaHpcError."""
-    what = addition.what
-    if not (here / what).exists() and (entry := store.find(what)) is not None:
-        return entry.manifest
+    given = _path(addition.what, here=here)
+    if not given.exists():
+        if (entry := store.find(addition.what)) is not None:
+            return entry.manifest
+        raise CaHpcError(
+            f"{addition.what} is neither a file nor among the weights in {store.folder}",
+            hint="what there is: ca-hpc weights list",
+        )
     with tempfile.TemporaryDirectory(prefix="ca-hpc-weights-") as work:
-        found, source = _read(here / Path(what).expanduser(), addition, work=Path(work))
+        found, source = _read(given, addition, work=Path(work))
         return describe.manifest_of(found, sha256=source.sha256, source=source, model=None)
 
 
 def verify(what: str | None, *, store: WeightStore) -> Iterator[Manifest]:
-    """Verify kept weights, one after the other. Raises DigestMismatch, CaHpcError."""
+    """Verify kept weights, one after the other.
+
+    Raises CaHpcError where there are none of that name, and, after the last, DigestMismatch for all
+    that are damaged.
+    """
     entries = list(store.entries())
     if what is not None:
         entry = store.find(what)
         if entry is None:
-            raise CaHpcError(f"no weights {what} in {store.folder}", hint="ca-hpc weights list")
-        entries = [entry]
-    for entry in entries:
-        store.verify(entry, cache=None)
-        yield entry.manifest
-
-
-def listed(store: WeightStore) -> list[dict[str, str]]:
-    """A row for each that is kept, and for each shipped profile that is not."""
-    rows = [
-        {
-            "name": entry.manifest.profile or "",
-            "sha256": entry.manifest.sha256,
-            "from": entry.manifest.source.name,
-            "added": entry.manifest.added or "",
-        }
-        for entry in store.entries()
-    ]
-    kept = {row["name"] for row in rows}
-    for name in configs.models():
-        model = configs.model(name, relative_to=Path())
-        if name not in kept and (model.release.url or model.release.page):
-            rows.append(
-                {
-                    "name": name,
-                    "sha256": "",
-                    "from": f"not here yet: ca-hpc weights add {_addable(name, base=Path())}",
-                    "added": "",
-                }
+            raise CaHpcError(
+                f"no weights {what} in {store.folder}", hint="what there is: ca-hpc weights list"
             )
-    return rows
+        entries = [entry]
+    damaged = []
+    for entry in entries:
+        try:
+            store.verify(entry, cache=None)
+        except DigestMismatch as error:
+            damaged.append(error)
+        else:
+            yield entry.manifest
+    if damaged:
+        raise DigestMismatch("\n".join(e.message for e in damaged), hint=damaged[0].hint)
+
+
+def kept(store: WeightStore) -> list[dict[str, str | None]]:
+    """What is in the store, oldest first."""
+    return [
+        {
+            "name": known.profile,
+            "sha256": known.sha256,
+            "from": known.source.name,
+            "added": known.added,
+        }
+        for known in (entry.manifest for entry in store.entries())
+    ]
+
+
+def not_kept(store: WeightStore) -> dict[str, str]:
+    """The published models that are not in the store, and the command that adds each."""
+    here = {entry.manifest.profile for entry in store.entries()}
+    published = {name: configs.model(name, relative_to=Path()).release for name in configs.models()}
+    return {
+        name: f"ca-hpc weights add {_addable(name, base=Path())}"
+        for name, release in published.items()
+        if name not in here and (release.url or release.page)
+    }
 
 
 def summary(manifest: Manifest) -> tuple[tuple[str, str], ...]:
@@ -267,16 +334,18 @@ def summary(manifest: Manifest) -> tuple[tuple[str, str], ...]:
         ("profile", manifest.profile),
         ("source", _origin(manifest.source)),
         ("source sha256", manifest.source.sha256),
-        ("tensors sha256", manifest.sha256),
+        ("tensors sha256", manifest.sha256 if manifest.added else None),
+        ("also from", ", ".join(source.name for source in manifest.also_from) or None),
         ("family", manifest.family),
         ("tensors", f"{len(manifest.tensors)}, {manifest.parameters / 1e6:.1f} M parameters"),
+        ("names", f"{manifest.prefix!r} taken off" if manifest.prefix else None),
         ("input channels", manifest.channels),
         ("outputs", manifest.heads),
         ("trainer", manifest.trainer),
         ("epochs", manifest.epochs),
     ]
     if network is None:
-        rows.append(("axes", "not known: a job must name the model profile"))
+        rows.append(("axes", "not known; a job must name a model profile that says them"))
     else:
         strides = network.arch_kwargs["strides"]
         rows += [
@@ -287,13 +356,30 @@ def summary(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     if trained.spacing is not None:
         told = ", ".join(f"{a} {getattr(trained.spacing, a):g}" for a in ("RL", "AP", "SI"))
         rows.append(("trained at", f"{told} mm"))
-    rows.append(("trained on", trained.orientation or "images of an orientation that is not known"))
     crop = trained.crop
-    if crop is not None:
-        rows.append(("crop", "whole images" if crop == "none" else f"around the {crop.to}"))
-    if manifest.left_out:
-        rows.append(("left out", ", ".join(manifest.left_out)))
+    rows += [
+        ("orientation", trained.orientation or "not known"),
+        (
+            "crop",
+            "not known"
+            if crop is None
+            else "none, whole images"
+            if crop == "none"
+            else f"to {crop.to}, margin {crop.margin:g} mm",
+        ),
+        ("not kept", ", ".join(manifest.left_out) or None),
+    ]
     return tuple((name, str(value)) for name, value in rows if value is not None)
+
+
+def in_a_job(manifest: Manifest, *, profile: str | None) -> tuple[str, ...]:
+    """The lines of a job file that name stored weights; ``profile`` as it was given."""
+    own = profile is not None and profile.endswith(PROFILES)
+    name = (profile if own else manifest.profile) or f"sha256:{manifest.sha256}"
+    lines = [f"weights: {name}" + "  # its path from the folder of the job" * own]
+    if manifest.network is None:
+        lines.append("model: NAME  # a profile that says network and axes: see configs/models")
+    return tuple(lines)
 
 
 def _origin(source: Source) -> str:
@@ -313,10 +399,7 @@ def cargo(
     for name in names:
         entry = _file_entry(name, keep=keep, here=here) if is_file_name(name) else store.find(name)
         if entry is None:
-            raise CaHpcError(
-                f"no weights {name} in {store.folder}",
-                hint=f"ca-hpc weights add {_addable(name, base=here)}",
-            )
+            raise _not_there(name, where=str(store.folder), base=here)
         entries[entry.manifest.sha256] = entry
     return tuple(_cargo(entry) for entry in entries.values())
 

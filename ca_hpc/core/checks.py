@@ -9,6 +9,10 @@ from ca_hpc.core.spec import Arm, FinetuneSpec, PersonByPattern
 from ca_hpc.core.yaml_door import Document, Place, Problem
 
 
+# 250 of nnUNetTrainer_250epochs
+_EPOCHS = re.compile(r"_(\d+)ep(?:ochs?)?(?:_|$)")
+
+
 def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
     """All problems of a well-typed spec."""
     if spec.folds != "all":
@@ -43,7 +47,8 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
                 place, f"arms.{name} takes the model's plans, but weights and model are null"
             )
         yield from _arm(spec, name, arm, place)
-    if spec.crop != "none" and spec.crop.to not in spec.labels:
+    of_spec = all(source.type != "nnunet" for source in spec.data)
+    if of_spec and spec.crop != "none" and spec.crop.to not in spec.labels:
         known = ", ".join(spec.labels)
         yield Problem(
             document.place(("crop", "to")), f"crop.to: no label {spec.crop.to}; labels: {known}"
@@ -78,6 +83,10 @@ def _arm(spec: FinetuneSpec, name: str, arm: Arm, place: Place) -> Iterator[Prob
             yield Problem(place, f"arms.{name}: head: pretrained, but its weights are random")
         if arm.frozen_encoder_epochs:
             yield Problem(place, f"arms.{name} freezes an encoder of random weights")
+    elif epochs == 0 and arm.head == "new":
+        yield Problem(
+            place, f"arms.{name}: 0 epochs leave a new head untrained; head: pretrained keeps it"
+        )
     if warmup > 0 and warmup >= epochs:
         yield Problem(
             place, f"arms.{name}: {warmup} warmup_epochs leave none of {epochs} epochs to train"
@@ -85,7 +94,7 @@ def _arm(spec: FinetuneSpec, name: str, arm: Arm, place: Place) -> Iterator[Prob
     if arm.planner is not None and arm.plans == "model":
         yield Problem(place, f"arms.{name}: planner counts with plans: planner only")
     trainer = arm.trainer or spec.training.trainer
-    named = re.fullmatch(r".*_(\d+)epochs?(?:_.*)?", trainer)
+    named = _EPOCHS.search(trainer)
     if named is not None and int(named[1]) != epochs:
         # nnU-Net has such trainers for a few numbers only; here any number is possible
         yield Problem(

@@ -251,6 +251,7 @@ class FinetuneSpec:
         default_factory=lambda: dict(DEFAULT_ARMS)
     )
     training: Training = field(default_factory=Training)
+    trainers: Text | None = None  # a folder with trainers of your own (nnUNet_extTrainer)
     validation: Validation = field(default_factory=Validation)
     threads: Count | None = None  # of torch per task; None: the task's share of the CPUs
     resources: Mapping[StageName, StageRequest] = field(default_factory=dict)

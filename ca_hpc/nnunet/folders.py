@@ -7,12 +7,19 @@ from pathlib import Path
 
 CONFIGURATION = "3d_fullres"  # fine-tuning from 3D weights knows no other
 PLANNER_PLANS = "nnUNetPlans"
+TRAINERS_VARIABLE = "nnUNet_extTrainer"
 
 
 def set_folders(*, raw: Path, preprocessed: Path, results: Path) -> None:
     """Point nnU-Net of this process at the run's own folders."""
     folders = {"raw": raw, "preprocessed": preprocessed, "results": results}
     os.environ.update({f"nnUNet_{name}": str(folder) for name, folder in folders.items()})
+
+
+def set_trainers(folder: str | None) -> None:
+    """Let nnU-Net 2.8.1 and later find trainers of the user's own in ``folder``."""
+    if folder is not None:
+        os.environ[TRAINERS_VARIABLE] = folder
 
 
 def results_folder(*, dataset: str, trainer: str, plans: str) -> Path:

@@ -60,6 +60,19 @@ def composed(base: type) -> type:
     return type(base.__name__, (TrainerMixin, base), {"__module__": __name__})
 
 
+def gpu_peak_mib(device: torch.device) -> dict[str, int | None]:
+    """The most GPU memory that this process has held so far, in MiB; None on the CPU.
+
+    Allocated: in tensors. Reserved: by torch for them. The CUDA context comes on top.
+    """
+    if device.type != "cuda":
+        return {"gpu_allocated_mib": None, "gpu_reserved_mib": None}
+    return {
+        "gpu_allocated_mib": torch.cuda.max_memory_allocated(device) >> 20,
+        "gpu_reserved_mib": torch.cuda.max_memory_reserved(device) >> 20,
+    }
+
+
 def check_split(splits_file: Path, *, fold: int, cases: frozenset[str]) -> None:
     """Raise CaHpcError unless the file has the fold, and all its cases are preprocessed.
 
@@ -298,6 +311,7 @@ class TrainerMixin:
                 "lr": self._logged("lrs"),
                 "seconds": clock() - began,
                 "seconds_per_iteration": (trained - began) / iterations if iterations else None,
+                **gpu_peak_mib(self.device),
             }
         )
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.folders import TRAINERS_VARIABLE
 
-FOLDERS_VARIABLE: Final = "nnUNet_extTrainer"
 OWN_PACKAGE: Final = ("nnunetv2", "training", "nnUNetTrainer")
 
 
@@ -47,8 +47,8 @@ def resolve_trainer(name: str) -> type:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         raise CaHpcError(
-            f"There is no trainer {name}, neither nnU-Net's own nor in {FOLDERS_VARIABLE} "
-            f"({os.environ.get(FOLDERS_VARIABLE) or 'not set'}).",
+            f"There is no trainer {name}, neither nnU-Net's own nor in {TRAINERS_VARIABLE} "
+            f"({os.environ.get(TRAINERS_VARIABLE) or 'not set'}).",
             hint=f"Did you mean {', '.join(near)}?" if near else "Check the name.",
         )
     found = _imported(known[name])
@@ -67,7 +67,7 @@ def _definitions() -> Iterator[Definition]:
 
     own = Path(nnunetv2.__path__[0]).parent
     yield from _defined_below(own.joinpath(*OWN_PACKAGE), folder=own)
-    for path in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep):
+    for path in os.environ.get(TRAINERS_VARIABLE, "").split(os.pathsep):
         if path.strip():
             yield from _defined_below(Path(path), folder=Path(path))
 

@@ -18,7 +18,7 @@ from ca_hpc.core.codec import decode
 from ca_hpc.core.export import REQUEST_NAME, ZIP_NAME, ExportRequest
 from ca_hpc.core.spec import Crop
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.folders import CONFIGURATION
+from ca_hpc.nnunet.folders import CONFIGURATION, set_trainers
 from ca_hpc.nnunet.plans import ARRAY_AXES
 from ca_hpc.report.model_card import FoldScore, ModelCard, model_card
 from ca_hpc.steps.entry import StepCall, main
@@ -33,6 +33,7 @@ def export(call: StepCall) -> None:
     """Write ``model.zip`` into the attempt folder, as its ``request.json`` says."""
     from ca_hpc.nnunet.model_zip import trainer_source, write_zip
 
+    set_trainers(call.run.spec.trainers)
     request = decode(ExportRequest, (call.attempt / REQUEST_NAME).read_text())
     folds = {fold: path for fold, path in call.run.folds(call.arm) if fold in request.folds}
     model = folds[request.folds[0]].parent
@@ -142,13 +143,13 @@ def _facts(run: RunFolder, model: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _pins(run: RunFolder, arm: str) -> tuple[tuple[str, str], ...]:
-    pins, image = run.pins, run.workflow.runtime.image
+    pins, image, cases = run.pins, run.workflow.runtime.image, run.cases.cases
     return (
         ("run", f"{run.path.name}, arm {arm}, {pins.created}"),
         ("ca-hpc", pins.ca_hpc),
         ("nnU-Net", metadata.version("nnunetv2")),
-        ("image", f"sha256:{image.sha256}" if image else "none"),
-        ("images", f"{len(run.cases.cases)} of {len({c.person for c in run.cases.cases})} people"),
+        ("container image", f"sha256:{image.sha256}" if image else "none"),
+        ("trained on", f"{len(cases)} images of {len({case.person for case in cases})} people"),
     )
 
 

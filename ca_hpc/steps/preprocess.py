@@ -17,7 +17,7 @@ from ca_hpc.core.profile import Model
 from ca_hpc.core.spec import Arm, ByAxis, FinetuneSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet import planning
-from ca_hpc.nnunet.folders import CONFIGURATION, PLANNER_PLANS, set_folders
+from ca_hpc.nnunet.folders import CONFIGURATION, PLANNER_PLANS, set_folders, set_trainers
 from ca_hpc.nnunet.plans import patch_plans, share_preprocessed, target_spacing
 from ca_hpc.nnunet.sizes import memory_gib, patch_and_batch
 from ca_hpc.steps.entry import StepCall, main
@@ -49,6 +49,7 @@ def preprocess(call: StepCall) -> None:
     for name in dict.fromkeys(by):
         call.say(f"preprocess {dataset} by {name}")
         planning.preprocess(dataset, plans_name=name, processes=call.cpus)
+    _check_trainers(spec)
     _check_weights(call, spec, run, plans={arm: plans[kind] for arm, kind in kinds.items()})
     run.write("arms.json", {arm: plans[kind]["plans_name"] for arm, kind in kinds.items()})
 
@@ -123,6 +124,15 @@ def _spacing(spec: FinetuneSpec, model: Model) -> ByAxis | None:
     if wanted == "dataset" or (wanted is None and spec.plans.axes == "recipe"):
         return None
     return model.trained_on.spacing
+
+
+def _check_trainers(spec: FinetuneSpec) -> None:
+    """Raise CaHpcError for a trainer that the trainings would not find."""
+    from ca_hpc.nnunet.trainer_search import resolve_trainer
+
+    set_trainers(spec.trainers)
+    for name in sorted({arm.trainer or spec.training.trainer for arm in spec.arms.values()}):
+        resolve_trainer(name)
 
 
 def _check_weights(

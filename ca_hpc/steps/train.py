@@ -11,8 +11,7 @@ from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.core.spec import Arm, FinetuneSpec, Training
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
-from ca_hpc.nnunet.folders import CONFIGURATION, results_folder
-from ca_hpc.nnunet.trainer_names import epochs_in_trainer_name
+from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_trainers
 from ca_hpc.steps.entry import StepCall, main
 
 
@@ -32,9 +31,7 @@ def train(call: StepCall) -> int:
         # of an attempt that was killed after its last act, the rename
         call.say(f"fold {call.fold} of {call.arm} is finished: {published}")
         return 0
-    named_epochs = epochs_in_trainer_name(training.trainer)
-    if named_epochs not in (None, training.epochs):
-        call.say(f"{training.trainer} trains {training.epochs} epochs here, whatever its name says")
+    set_trainers(spec.trainers)
     outcome = train_fold(
         FoldCall(
             trainer=training.trainer,
@@ -82,6 +79,8 @@ def arm_training(training: Training, arm: Arm) -> Training:
     """The arm's settings over the common ones, wherever both have the key."""
     names = [field.name for field in dataclasses.fields(training)]
     own = {name: value for name in names if (value := getattr(arm, name, None)) is not None}
+    if arm.weights == "random":
+        own["frozen_encoder_epochs"] = 0  # it has learnt nothing yet
     return dataclasses.replace(training, **own)
 
 

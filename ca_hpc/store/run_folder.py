@@ -11,7 +11,7 @@
     tasks/TASK/result.json                 how the task's newest finished attempt ended
     nnunet/raw  nnunet/preprocessed        nnU-Net's folders, of this run alone
     results/ARM/DATASET/TRAINER__PLANS__3d_fullres/fold_K    published folds, by arm
-    evaluation/  report.html
+    evaluation/  report.html  exports/
 
 Every file has one writer and is replaced in one step (``store/atomic.py``).
 """

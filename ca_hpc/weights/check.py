@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
-from ca_hpc.core.profile import Network
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.profile import Axis, Model, Network
+from ca_hpc.core.spec import Crop, FinetuneSpec
 from ca_hpc.errors import CaHpcError
+from ca_hpc.weights.architecture import HEAD, Shape
 from ca_hpc.weights.manifest import Manifest
-from ca_hpc.weights.topology import tensor_shapes
+from ca_hpc.weights.topology import canonical_name, tensor_shapes
 
-HEAD = ".seg_layers."  # made anew for the labels at hand, as in nnU-Net's load_pretrained_weights
-MANY_EPOCHS = 1000
+MANY_EPOCHS: Final = 1000
+ORIENTATION: Final = "RPI"  # that of every image here (steps/prepare)
+# nnU-Net's planner takes the axis of the largest spacing first and leaves the others as they are
+PLANNED_AXES: Final[tuple[tuple[Axis, Axis, Axis], ...]] = (
+    ("SI", "AP", "RL"),
+    ("AP", "SI", "RL"),
+    ("RL", "SI", "AP"),
+)
+
+
+def check_profile(manifest: Manifest, model: Model) -> None:
+    """Whether weights can bear the name of ``model``. Raises CaHpcError."""
+    channels = model.trained_on.channels
+    if channels not in (None, manifest.channels):
+        raise CaHpcError(
+            f"weights {manifest.source.name} have {_count(manifest.channels, 'input channel')}, "
+            f"profile {model.name} says {channels}",
+            hint=_ANOTHER,
+        )
+    if model.network is not None:
+        try:
+            check_fit(manifest, model.network, name=model.name)
+        except CaHpcError as error:
+            error.hint = _ANOTHER
+            raise
 
 
 def check_fit(manifest: Manifest, network: Network, *, name: str) -> None:
@@ -28,16 +53,19 @@ def check_fit(manifest: Manifest, network: Network, *, name: str) -> None:
     )
     if expected is None:
         return
-    found = manifest.shapes
-    wanted = [key for key in expected if HEAD not in key]
-    differing = [key for key in wanted if found.get(key) != expected[key]]
-    if not differing:
+    found, wanted = _body(manifest.shapes), _body(expected)
+    differing = [key for key in wanted if found.get(key) != wanted[key]]
+    extra = [key for key in found if key not in wanted]
+    if not differing and not extra:
         return
-    first = differing[0]
+    told = [
+        f"{len(differing)} of {_count(len(wanted), 'tensor')} differ{'s' * (len(differing) == 1)}, "
+        f"first {key}: {_told(found.get(key))} in the file, {_told(wanted[key])} in the network"
+        for key in differing[:1]
+    ]
+    told += [f"{key} is in the file only" for key in extra[:1]]
     raise CaHpcError(
-        f"weights {manifest.source.name} do not fit the network of {name}: {len(differing)} of "
-        f"{len(wanted)} tensors differ, first {first}: {_told(found.get(first))} in the file, "
-        f"{_told(expected[first])} in the network{_stages(found, expected)}",
+        f"weights {manifest.source.name} do not fit the network of {name}: {'; '.join(told)}",
         hint="leave `model` out, to take the network from the weights, or name the right profile"
         if manifest.network is not None
         else "name the profile that these weights belong to, or write one of your own",
@@ -49,21 +77,22 @@ def check_task(manifest: Manifest, spec: FinetuneSpec, *, channels: int) -> None
     own = manifest.channels
     if channels < own:
         raise CaHpcError(
-            f"the weights have {own} input channels, the images {channels}",
+            f"the weights have {_count(own, 'input channel')}, the images {channels}",
             hint="give each case all channels, in the order of the pretraining",
         )
     if channels > own and spec.stem == "exact":
         raise CaHpcError(
-            f"the images have {channels} channels, the weights {own} (first layer)",
-            hint="stem: repeat starts every channel from the weights' own, scaled; or give "
-            f"{own} channel{'s' * (own > 1)}",
+            f"the images have {_count(channels, 'channel')}, the weights {own} (first layer)",
+            hint="stem: repeat, so that every channel starts from the weights' own, scaled; or "
+            f"give {_count(own, 'channel')}",
         )
     heads = len(spec.labels) + 1
     for arm, setting in spec.arms.items():
         if setting.head == "pretrained" and setting.weights != "random" and manifest.heads != heads:
             raise CaHpcError(
-                f"arms.{arm} keeps the weights' head, which has {manifest.heads or 0} outputs; "
-                f"{len(spec.labels)} labels and the background need {heads}",
+                f"arms.{arm} keeps the weights' head, which has {manifest.heads or 'no'} "
+                f"output{'s' * (manifest.heads != 1)}; {_count(len(spec.labels), 'label')} and the "
+                f"background need {heads}",
                 hint="head: new, or the labels of the pretraining",
             )
 
@@ -76,37 +105,44 @@ def warnings(
     if manifest is None or network is None or not spec.pretrained:
         return
     trained = manifest.trained_on
-    if trained.orientation not in (None, "RPI"):
+    # the order of its letters does not matter: the network's axes are known
+    if trained.orientation is not None and set(trained.orientation) != set(ORIENTATION):
         yield (
             f"the weights were trained on images in {trained.orientation}, and here every image is "
-            "brought to RPI: their left and right, front and back or top and bottom differ"
+            f"brought to {ORIENTATION}: {_mirrored(trained.orientation)} the other way round "
+            "(of little weight where they were trained with mirroring, nnU-Net's default)"
         )
     if trained.crop == "none" and spec.crop != "none":
         yield (
-            "crop: the images are cut to the cord, the weights were trained on whole ones "
+            f"crop: the images are cut to {spec.crop.to}, the weights were trained on whole ones "
             "(crop: none)"
         )
-    if trained.crop not in (None, "none") and spec.crop == "none":
+    if isinstance(trained.crop, Crop) and spec.crop == "none":
         yield (
-            "crop: the weights were trained on images cut to the cord, these are whole "
-            "(crop: {to: cord, margin: 30mm})"
+            f"crop: the weights were trained on images cut to {trained.crop.to}, these are whole "
+            f"(crop: {{to: {trained.crop.to}, margin: {trained.crop.margin:g}mm}})"
         )
-    if trained.spacing is not None:
-        told = " x ".join(f"{getattr(trained.spacing, a):g}" for a in ("RL", "AP", "SI"))
-        if spec.plans.spacing == "dataset" or (
-            spec.plans.spacing is None and spec.plans.axes == "recipe"
-        ):
-            yield (
-                f"plans.spacing: the weights were trained at {told} mm (RL x AP x SI), the planner "
-                "will choose by the data (spacing: model)"
-            )
-        elif spec.plans.spacing not in (None, "model", trained.spacing):
-            yield f"plans.spacing: the weights were trained at {told} mm (RL x AP x SI)"
+    yield from _about_spacing(spec, manifest)
     if spec.plans.axes == "recipe":
+        never = network.axes not in PLANNED_AXES
         yield (
             "plans.axes: recipe leaves the axes to the planner; the weights were trained on "
-            f"{', '.join(network.axes)}, which no stock plan has (axes: anatomical)"
+            f"{', '.join(network.axes)}"
+            + (", which no planner chooses" if never else "")
+            + " (axes: anatomical)"
         )
+
+
+def _about_spacing(spec: FinetuneSpec, manifest: Manifest) -> Iterator[str]:
+    trained, wanted = manifest.trained_on.spacing, spec.plans.spacing
+    if trained is None or wanted in ("model", trained):
+        return
+    told = " x ".join(f"{getattr(trained, axis):g}" for axis in ("RL", "AP", "SI"))
+    start = f"plans.spacing: the weights were trained at {told} mm (RL x AP x SI), "
+    if wanted == "dataset" or (wanted is None and spec.plans.axes == "recipe"):
+        yield start + "the planner will choose by the data (spacing: model)"
+    elif wanted is not None:
+        yield start + "other than here (spacing: model)"
 
 
 def _about_epochs(spec: FinetuneSpec) -> Iterator[str]:
@@ -114,16 +150,33 @@ def _about_epochs(spec: FinetuneSpec) -> Iterator[str]:
         epochs = spec.training.epochs if arm.epochs is None else arm.epochs
         if arm.weights == "pretrained" and epochs >= MANY_EPOCHS:
             yield (
-                f"arms.{name}: {epochs} epochs. The weights have seen many spinal cords already: "
-                "the transfer-learning guide asks for fewer than 1000"
+                f"arms.{name}: {epochs} epochs; pretrained weights have been trained already, and "
+                f"the transfer-learning guide asks for fewer than {MANY_EPOCHS} (training.epochs)"
             )
 
 
-def _told(shape: tuple[int, ...] | None) -> str:
+def _body(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """All tensors but the head's, by one of their names: files may leave the others out.
+
+    The head is made anew for the labels at hand, as in nnU-Net's load_pretrained_weights.
+    """
+    return {canonical_name(name): shapes[name] for name in shapes if not name.startswith(HEAD)}
+
+
+def _told(shape: Shape | None) -> str:
     return "missing" if shape is None else str(shape)
 
 
-def _stages(found: Mapping[str, object], expected: Mapping[str, object]) -> str:
-    """Whether all that differs is one of the two being deeper."""
-    extra = sorted(set(found) - set(expected))
-    return f"; {extra[0]} is in the file only" if extra else ""
+def _mirrored(orientation: str) -> str:
+    pairs = {"L": "left and right are", "A": "front and back are", "S": "top and bottom are"}
+    return ", ".join(told for letter, told in pairs.items() if letter in orientation)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+_ANOTHER: Final = (
+    "name another profile (--profile), or none: then a job takes the network from the weights, or "
+    "names a profile itself"
+)

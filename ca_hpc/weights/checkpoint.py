@@ -25,7 +25,7 @@ PREFIXES: Final = ("net.", "module.", "_orig_mod.")
 # Where programs put the network's tensors.
 WEIGHTS_KEYS: Final = ("network_weights", "state_dict", "model_state_dict", "model")
 DEEPEST: Final = 50
-MOST_VALUES: Final = 1_000_000
+MOST_VALUES: Final = 500_000  # of one entry; 1000 epochs log some 10,000
 
 _LFS: Final = b"version https://git-lfs"
 # The first bytes of what is given in place of a checkpoint; the first that fits is told.

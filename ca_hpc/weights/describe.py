@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from ca_hpc.core.profile import Model, Network, TrainedOn
-from ca_hpc.core.spec import ByAxis, Crop, PatchSize
+from ca_hpc.core import door
+from ca_hpc.core.profile import Axis, Model, Network, TrainedOn
 from ca_hpc.errors import CaHpcError
+from ca_hpc.weights.architecture import HEAD
 from ca_hpc.weights.checkpoint import Checkpoint, check_finite, read_checkpoint
 from ca_hpc.weights.manifest import Manifest, Source, TensorEntry
 from ca_hpc.weights.tensors import distinct
-from ca_hpc.weights.topology import Topology, tensor_shapes, topology_of
+from ca_hpc.weights.topology import Topology, canonical_name, tensor_shapes, topology_of
 
-ARRAY_AXES: Final = ("SI", "AP", "RL")  # of an RPI file in nnU-Net's readers
+T = TypeVar("T")
+
+AXIS_OF: Final[Mapping[str, Axis]] = {
+    "R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"
+}  # fmt: skip
+ORIENTATION: Final = "RPI"  # SCT's, and ours; of data sets that do not say theirs it is a guess
+REORIENTING: Final = "NibabelIOWithReorient"  # the one reader of nnU-Net that does: to this order
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +35,8 @@ class Found:
     file: Path
     checkpoint: Checkpoint
     topology: Topology
-    plans: Mapping[str, Any] | None
-    configuration: str
+    plans: Mapping[str, Any]
+    configuration: object
     dataset_json: Mapping[str, Any]
 
 
@@ -54,9 +63,9 @@ def read(
         file=file,
         checkpoint=checkpoint,
         topology=topology,
-        plans=own.get("plans") or plans,
+        plans=_mapping(own.get("plans") or plans),
         configuration=own.get("configuration") or configuration or "3d_fullres",
-        dataset_json=own.get("dataset_json") or dataset_json or {},
+        dataset_json=_mapping(own.get("dataset_json") or dataset_json),
     )
 
 
@@ -64,6 +73,7 @@ def manifest_of(found: Found, *, sha256: str, source: Source, model: Model | Non
     """The manifest. What ``model`` says counts, what the checkpoint says fills its gaps."""
     content = found.checkpoint.content
     network = model.network if model else None
+    trained_on = _trained_on(found, model)
     epochs = content.get("current_epoch", content.get("epoch"))
     trainer = content.get("trainer_name")
     return Manifest(
@@ -73,11 +83,12 @@ def manifest_of(found: Found, *, sha256: str, source: Source, model: Model | Non
         channels=found.topology.channels,
         heads=found.topology.heads,
         tensors=_entries(found.checkpoint),
-        network=network or _own_network(found),
-        trained_on=_trained_on(found, model),
+        network=network or _own_network(found, trained_on),
+        trained_on=trained_on,
         profile=model.name if model else None,
         trainer=trainer if isinstance(trainer, str) else None,
-        epochs=epochs if isinstance(epochs, int) else None,
+        epochs=epochs if type(epochs) is int else None,
+        prefix=found.checkpoint.prefix,
         left_out=found.checkpoint.left_out,
     )
 
@@ -92,37 +103,51 @@ def _entries(checkpoint: Checkpoint) -> dict[str, TensorEntry]:
     }
 
 
-def _configuration(found: Found) -> Mapping[str, Any] | None:
+def _configuration(found: Found) -> Mapping[str, Any]:
     """The configuration's keys, those that it inherits included (nnU-Net 2, plans_handler.py)."""
-    configurations = (found.plans or {}).get("configurations")
+    configurations = dict(_mapping(found.plans.get("configurations")))
     out: dict[str, Any] = {}
-    name: object = found.configuration
-    while isinstance(configurations, Mapping) and isinstance(name, str) and name in configurations:
-        out = {**configurations[name], **out}
-        configurations = {k: v for k, v in configurations.items() if k != name}
+    name = found.configuration
+    while isinstance(name, str) and name in configurations:
+        out = {**_mapping(configurations.pop(name)), **out}
         name = out.pop("inherits_from", None)
-    return out or None
+    return out
 
 
-def _own_network(found: Found) -> Network | None:
+def _axes(found: Found, trained_on: TrainedOn) -> tuple[Axis, ...]:
+    """The anatomical axis of each of the network's; none where the plans do not say.
+
+    All of nnU-Net's readers give arrays whose axes are those of the image in reverse.
+    """
+    reoriented = found.plans.get("image_reader_writer") == REORIENTING
+    orientation = ORIENTATION if reoriented else trained_on.orientation or ORIENTATION
+    in_array = [AXIS_OF[letter] for letter in reversed(orientation)]
+    order = found.plans.get("transpose_forward")
+    if not isinstance(order, list | tuple) or sorted(map(str, order)) != ["0", "1", "2"]:
+        return ()
+    return tuple(in_array[int(i)] for i in order)
+
+
+def _by_axis(axes: tuple[Axis, ...], values: object) -> dict[str, object]:
+    """``values`` (a list in the order of ``axes``) by axis; empty where they do not match."""
+    fits = isinstance(values, list | tuple) and len(values) == len(axes)
+    return dict(zip(axes, values, strict=True)) if fits else {}  # type: ignore[call-overload]
+
+
+def _own_network(found: Found, trained_on: TrainedOn) -> Network | None:
     """What the plans say of the network, or None where they do not say on which axes it lies."""
-    own, plans = _configuration(found), found.plans or {}
-    try:
-        if own is None:
-            return None
-        axes = tuple(ARRAY_AXES[int(i)] for i in plans["transpose_forward"])
-        patch = dict(zip(axes, map(int, own["patch_size"]), strict=True))
-        batch = int(own["batch_size"])
-    except (KeyError, TypeError, ValueError, IndexError):
-        return None
+    own, axes = _configuration(found), _axes(found, trained_on)
     architecture = _architecture(found, own)
-    return Network(
-        axes=axes,  # type: ignore[arg-type]
-        patch_size=PatchSize(**patch),
-        batch_size=batch,
-        arch_kwargs=architecture["arch_kwargs"],
-        network_class_name=architecture["network_class_name"],
-        requires_import=tuple(architecture["_kw_requires_import"]),
+    return _checked(
+        Network,
+        {
+            "axes": axes,
+            "patch_size": _by_axis(axes, own.get("patch_size")),
+            "batch_size": own.get("batch_size"),
+            "arch_kwargs": architecture["arch_kwargs"],
+            "network_class_name": architecture["network_class_name"],
+            "requires_import": architecture["_kw_requires_import"],
+        },
     )
 
 
@@ -131,18 +156,21 @@ def _architecture(found: Found, own: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Plans before nnU-Net 2.4 have none, and plans may be edited without anything coming of it.
     """
-    topology = found.topology
-    told = own.get("architecture")
-    if isinstance(told, Mapping):
+    topology, told = found.topology, _mapping(own.get("architecture"))
+    try:
         shapes = tensor_shapes(
             told["arch_kwargs"],
             network_class_name=told["network_class_name"],
             channels=topology.channels,
             heads=topology.heads or 1,
         )
-        tensors = found.checkpoint.tensors
-        if shapes is not None and shapes == {n: tensors[n].shape for n in shapes if n in tensors}:
-            return told
+        agreed = shapes is not None and _without_aliases(shapes) == _without_aliases(
+            {name: tensor.shape for name, tensor in found.checkpoint.tensors.items()}
+        )
+    except (CaHpcError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        agreed = False  # keys are missing, or contradict each other
+    if agreed and "_kw_requires_import" in told:
+        return told
     return {
         "network_class_name": topology.network_class_name,
         "arch_kwargs": topology.arch_kwargs,
@@ -150,27 +178,46 @@ def _architecture(found: Found, own: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
+def _without_aliases(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Each tensor under one of its names: files may leave the others out, and the head."""
+    return {canonical_name(name): shapes[name] for name in shapes if HEAD not in name}
+
+
 def _trained_on(found: Found, model: Model | None) -> TrainedOn:
-    own, plans = _configuration(found) or {}, found.plans or {}
-    axes = [ARRAY_AXES[int(i)] for i in plans.get("transpose_forward", ())]
-    spacing = own.get("spacing")
-    orientation = found.dataset_json.get("image_orientation")
     crop = found.dataset_json.get("crop")
-    seen = TrainedOn(
-        orientation=orientation if isinstance(orientation, str) else None,
-        spacing=(
-            ByAxis(**{axis: float(mm) for axis, mm in zip(axes, spacing, strict=True)})
-            if spacing and len(axes) == len(spacing) == 3
-            else None
-        ),
-        crop=(
-            Crop(to=crop["to"], margin=float(crop["margin_mm"]))
-            if isinstance(crop, Mapping)
-            else "none" if crop == "none" else None
-        ),
-        channels=found.topology.channels,
-    )  # fmt: skip
-    return seen if model is None else known_of_both(model.trained_on, seen)
+    if isinstance(crop, Mapping):
+        margin = crop.get("margin_mm")
+        crop = {"to": crop.get("to"), "margin": f"{margin}mm"}
+    said = {
+        "orientation": found.dataset_json.get("image_orientation"),
+        "crop": crop,
+        "channels": found.topology.channels,
+    }
+    # one by one: an unknown word for one of them does not make the others unknown
+    seen = _all_known(_checked(TrainedOn, {key: value}) for key, value in said.items())
+    if model is not None:
+        seen = known_of_both(model.trained_on, seen)
+    spacing = _by_axis(_axes(found, seen), _configuration(found).get("spacing"))
+    return known_of_both(seen, _checked(TrainedOn, {"spacing": spacing}) or TrainedOn())
+
+
+def _all_known(parts: Iterable[TrainedOn | None]) -> TrainedOn:
+    return functools.reduce(known_of_both, (part for part in parts if part), TrainedOn())
+
+
+def _checked(kind: type[T], said: Mapping[str, object]) -> T | None:
+    """``said`` in a file of others, held to the rules for what users write; None: it breaks them.
+
+    A manifest that breaks them could not be read back.
+    """
+    try:
+        return door.load(kind, json.dumps(said))
+    except (TypeError, ValueError):
+        return None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def known_of_both(first: TrainedOn, second: TrainedOn) -> TrainedOn:

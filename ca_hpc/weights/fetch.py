@@ -1,14 +1,11 @@
 """Fetch a file over http(s): resumed where it broke off, checked, and there whole or not at all.
 
 What an address may hold besides a place (user, password, the values of a query, often a signature
-or a token) goes into no message and no record: see :func:`shown`.
+or a token) goes into no message and no record: see ``shown``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import shutil
 import time
@@ -17,15 +14,17 @@ from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from ca_hpc.errors import CaHpcError, DigestMismatch
-from ca_hpc.store import atomic
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.lock import held
+from ca_hpc.weights.partial_file import Part, shown
 
 if TYPE_CHECKING:
     from requests import RequestException, Response, Session
+
+__all__ = ["ELSEWHERE", "Patience", "fetch", "shown"]
 
 #: told the bytes that are there and, where the server says so, how many there will be
 Progress: TypeAlias = Callable[[int, "int | None"], None]
@@ -82,7 +81,7 @@ def fetch(
     _check_address(url)
     into.mkdir(parents=True, exist_ok=True)
     name = _safe_name(unquote(urlsplit(url).path))
-    part = _Part(into / f"{name}.part", source=url)
+    part = Part(into / f"{name}.part", source=url)
     with held(into / f".{name}.lock", waiting=waiting):
         there = into / name  # fetched before, or by the process that was waited for
         if expected_sha256 and there.is_file() and sha256_file(there) == expected_sha256:
@@ -97,70 +96,8 @@ def fetch(
         return part.publish(into / (given or name))
 
 
-def shown(url: str) -> str:
-    """An address as it may be shown: without user, password, fragment and what the query says."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:  # such as a password with a slash in it, taken for host and port
-        return f"{url.partition(':')[0]}://…"
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
-
-
 class _Passing(Exception):
     """What may be over at the next try. The text is a predicate: "did not answer"."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A download under way, ``NAME.part``, and beside it, as JSON, what it is a part of."""
-
-    file: Path
-    source: str
-
-    @property
-    def record(self) -> Path:
-        return self.file.with_name(f"{self.file.name}.json")
-
-    @property
-    def size(self) -> int:
-        return self.file.stat().st_size if self.file.is_file() else 0
-
-    @property
-    def _source_sha256(self) -> str:
-        return hashlib.sha256(self.source.encode()).hexdigest()
-
-    def resumable(self) -> tuple[int, str | None]:
-        """Bytes that are there, and the validator of the file that they belong to; or (0, None)."""
-        try:
-            record = json.loads(self.record.read_text())
-            validator = record["validator"]
-            same = record["address_sha256"] == self._source_sha256
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0, None
-        if not same or not isinstance(validator, str) or not self.size:
-            return 0, None
-        return self.size, validator
-
-    def remember(self, validator: str | None) -> None:
-        content = {
-            "url": shown(self.source),
-            "address_sha256": self._source_sha256,
-            "validator": validator,
-        }
-        atomic.write_text(self.record, json.dumps(content, indent=1) + "\n")
-
-    def remove(self) -> None:
-        self.file.unlink(missing_ok=True)
-        self.record.unlink(missing_ok=True)
-
-    def publish(self, target: Path) -> Path:
-        with self.file.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self.file.replace(target)
-        self.remove()
-        return target
 
 
 def _check_address(url: str) -> None:
@@ -179,7 +116,7 @@ def _check_address(url: str) -> None:
 
 
 def _download(
-    part: _Part, *, progress: Progress, patience: Patience, sleep: Callable[[float], None]
+    part: Part, *, progress: Progress, patience: Patience, sleep: Callable[[float], None]
 ) -> str | None:
     """Complete ``part``. Returns the file's name where the server gives one."""
     import requests
@@ -202,7 +139,7 @@ def _download(
             sleep(patience.pause_s * 2**failures)
 
 
-def _try(session: Session, part: _Part, *, progress: Progress, patience: Patience) -> str | None:
+def _try(session: Session, part: Part, *, progress: Progress, patience: Patience) -> str | None:
     from requests import RequestException
 
     offset, validator = part.resumable()
@@ -223,7 +160,7 @@ def _try(session: Session, part: _Part, *, progress: Progress, patience: Patienc
         raise _explained(error, part.source) from error
 
 
-def _check_status(response: Response, part: _Part) -> None:
+def _check_status(response: Response, part: Part) -> None:
     status = response.status_code
     if status == 416:  # what is there does not belong to the file, or is all of it
         part.remove()
@@ -241,7 +178,7 @@ def _check_status(response: Response, part: _Part) -> None:
         raise _web_page(part.source)
 
 
-def _receive(response: Response, part: _Part, *, progress: Progress) -> None:
+def _receive(response: Response, part: Part, *, progress: Progress) -> None:
     """Append the answer's body to the part, or begin it again where it holds the whole file."""
     offset, known = part.resumable()
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
@@ -287,7 +224,7 @@ def _validator(response: Response) -> str | None:
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _check_space(part: _Part, *, total: int | None, start: int) -> None:
+def _check_space(part: Part, *, total: int | None, start: int) -> None:
     if total is None:
         return
     free = shutil.disk_usage(part.file.parent).free + (part.size - start)
@@ -349,7 +286,7 @@ def _explained(error: RequestException, url: str) -> Exception:
     return CaHpcError(f"{shown(url)}: {type(error).__name__}", hint=ELSEWHERE)
 
 
-def _given_up(part: _Part, trouble: _Passing, *, tries: int) -> CaHpcError:
+def _given_up(part: Part, trouble: _Passing, *, tries: int) -> CaHpcError:
     size, _ = part.resumable()
     kept = f"run the same command again: it goes on after {_mb(size)}; or " if size else ""
     return CaHpcError(

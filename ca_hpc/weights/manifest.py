@@ -5,13 +5,16 @@ Beside the tensors in a store or an image; of a plain file it is made anew each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from ca_hpc.core import door
 from ca_hpc.core.profile import Network, TrainedOn
 from ca_hpc.errors import CaHpcError
+
+SHORTEST: Final = 8  # hex digits of a sha256 that name weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ class Manifest:
     """``sha256`` is of the file that holds the tensors; ``heads``: outputs, None without a head.
 
     ``network`` is None where the file does not say on which axes it was trained: the job's
-    ``model`` must. ``left_out``: what of the file was neither tensors nor numbers and has been
-    dropped on the user's word (``--trust``).
+    ``model`` must. ``prefix``: what was taken off the tensors' names. ``also_from``: other files
+    that held the very same tensors. ``left_out``: what of the file is not kept, and why.
     """
 
     sha256: str
@@ -54,6 +57,8 @@ class Manifest:
     profile: str | None = None
     trainer: str | None = None
     epochs: int | None = None
+    prefix: str = ""
+    also_from: tuple[Source, ...] = ()
     left_out: tuple[str, ...] = ()
     added: str | None = None
     format: Literal[1] = 1
@@ -67,7 +72,16 @@ class Manifest:
     def parameters(self) -> int:
         """Values, each counted once."""
         own = (e.shape for e in self.tensors.values() if e.same_as is None)
-        return sum(_product(shape) for shape in own)
+        return sum(math.prod(shape) for shape in own)
+
+    def goes_by(self, name: str) -> bool:
+        """Whether ``name`` is the profile, or (the beginning of) a sha256, of tensors or source."""
+        digits = name.removeprefix("sha256:").lower()
+        sources = (self.source, *self.also_from)
+        return name == self.profile or (
+            len(digits) >= SHORTEST
+            and any(sha.startswith(digits) for sha in (self.sha256, *(s.sha256 for s in sources)))
+        )
 
 
 def dump(manifest: Manifest) -> str:
@@ -83,12 +97,5 @@ def load(text: str, *, place: str) -> Manifest:
         reason, *_ = str(error).split("\n")
         raise CaHpcError(
             f"{place} is not the manifest of weights: {reason}",
-            hint="add the weights again: ca-hpc weights add",
+            hint="delete its folder and add the weights again: ca-hpc weights add",
         ) from error
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    out = 1
-    for n in shape:
-        out *= n
-    return out

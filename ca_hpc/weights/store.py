@@ -23,9 +23,9 @@ from ca_hpc.weights import safetensors_file
 from ca_hpc.weights.manifest import Manifest
 from ca_hpc.weights.tensors import Tensors
 
+FOLDER: Final = "weights"
 TENSORS: Final = "weights.safetensors"
 MANIFEST: Final = "manifest.json"
-SHORTEST: Final = 8  # hex digits of a sha256 that name an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +45,40 @@ class WeightStore:
     @property
     def folder(self) -> Path:
         """Where the entries are."""
-        return self.root / "weights"
+        return self.root / FOLDER
 
     def entries(self) -> Iterator[Entry]:
         """All of them, oldest first. Raises CaHpcError for a damaged manifest."""
         found = []
         if self.folder.is_dir():
             for file in self.folder.glob(f"[0-9a-f]*/{MANIFEST}"):
-                text = file.read_text(encoding="utf-8")
+                text = file.read_text(encoding="utf-8", errors="replace")
                 found.append(Entry(file.parent / TENSORS, manifests.load(text, place=str(file))))
         yield from sorted(found, key=lambda e: (e.manifest.added or "", e.manifest.sha256))
 
     def find(self, name: str) -> Entry | None:
         """By profile, or by the sha256 (or its beginning) of the tensors or of their source."""
-        digits = name.removeprefix("sha256:").lower()
-        by_digest = len(digits) >= SHORTEST and set(digits) <= set("0123456789abcdef")
-
-        def meant(known: Manifest) -> bool:
-            shas = (known.sha256, known.source.sha256)
-            return known.profile == name or (by_digest and any(s.startswith(digits) for s in shas))
-
-        found = [entry for entry in self.entries() if meant(entry.manifest)]
+        found = [entry for entry in self.entries() if entry.manifest.goes_by(name)]
         if len(found) > 1:
             told = ", ".join(f"{e.manifest.sha256[:12]} ({e.manifest.source.name})" for e in found)
             raise CaHpcError(
                 f"{name} names {len(found)} weights in {self.folder}: {told}",
-                hint="name one by its sha256",
+                hint="name one by more digits of its sha256",
             )
         return found[0] if found else None
+
+    def folder_for(self, name: str) -> Path:
+        """The folder ``name`` of the store, made if need be. Raises CaHpcError."""
+        folder = self.root / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".lock").touch()  # a folder of others exists, and takes no files
+        except OSError as error:
+            raise CaHpcError(
+                f"cannot write to {folder}: {error.strerror}",
+                hint="choose a folder that you may write to: --store FOLDER",
+            ) from error
+        return folder
 
     def add(
         self,
@@ -85,18 +91,10 @@ class WeightStore:
         """Store weights, or find them stored already. ``manifest.sha256`` is set here.
 
         ``waiting`` is called if another process adds. Raises DigestMismatch where the profile names
-        other weights by now; with ``replace`` those lose the name and keep their sha256.
+        other weights by now, or these weights another profile; with ``replace`` the name moves.
+        What loses its name keeps its sha256.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self.folder / ".lock"
-            lock.touch()
-        except OSError as error:
-            raise CaHpcError(
-                f"cannot write to {self.folder}: {error.strerror}",
-                hint="choose a folder that you may write to: --store FOLDER",
-            ) from error
-        with held(lock, waiting=waiting):
+        with held(self.folder_for(FOLDER) / ".lock", waiting=waiting):
             for left in self.folder.glob(f"{_DRAFT}*"):  # by one that was killed: it had the lock
                 shutil.rmtree(left, ignore_errors=True)
             return self._add(tensors, manifest, replace=replace)
@@ -106,19 +104,22 @@ class WeightStore:
             draft = Path(folder) / TENSORS
             safetensors_file.write(draft, tensors)
             manifest = dataclasses.replace(manifest, sha256=sha256_file(draft))
+            draft.chmod(_READABLE)
+            for other in (e.manifest for e in self.entries()):
+                if other.sha256 == manifest.sha256:
+                    manifest = _merged(other, manifest, replace=replace)
             self._free_the_name(manifest, replace=replace)
             target = self.folder / manifest.sha256
-            if not target.exists():
+            if target.exists():
+                draft.replace(target / TENSORS)  # the same bytes, unless those there are damaged
+                _write(manifest, target)
+            else:
                 staged = Path(folder) / "entry"
                 staged.mkdir()
                 draft.replace(staged / TENSORS)
-                atomic.write_text(staged / MANIFEST, manifests.dump(manifest))
+                _write(manifest, staged)
                 staged.chmod(0o755)
-                for file in staged.iterdir():
-                    file.chmod(0o644)  # not secret, and a group's store is read by others
                 staged.replace(target)
-            else:
-                atomic.write_text(target / MANIFEST, manifests.dump(manifest))
         return Entry(target / TENSORS, manifest)
 
     def verify(self, entry: Entry, *, cache: Path | None) -> None:
@@ -141,9 +142,8 @@ class WeightStore:
     def _free_the_name(self, manifest: Manifest, *, replace: bool) -> None:
         for entry in self.entries():
             other = entry.manifest
-            if manifest.profile is None or other.profile != manifest.profile:
-                continue
-            if other.sha256 == manifest.sha256:
+            same_name = manifest.profile is not None and other.profile == manifest.profile
+            if not same_name or other.sha256 == manifest.sha256:
                 continue
             if not replace:
                 raise DigestMismatch(
@@ -153,9 +153,34 @@ class WeightStore:
                     hint="was the release replaced? --replace gives the name to the new ones, the "
                     "old ones keep their sha256",
                 )
-            nameless = dataclasses.replace(other, profile=None)
-            atomic.write_text(entry.file.with_name(MANIFEST), manifests.dump(nameless))
+            _write(dataclasses.replace(other, profile=None), entry.file.parent)
 
 
-_AGAIN: Final = "delete its folder and add the weights again: ca-hpc weights add"
+def _merged(stored: Manifest, given: Manifest, *, replace: bool) -> Manifest:
+    """What is known of tensors that were stored before: no name or source is forgotten."""
+    if given.profile is not None and stored.profile not in (None, given.profile) and not replace:
+        raise DigestMismatch(
+            f"{given.source.name} holds the weights that are stored as {stored.profile}, not other "
+            f"ones for {given.profile}",
+            hint=f"name them {stored.profile}, or give them the other name with --replace",
+        )
+    main = stored if given.profile is None and (stored.profile or not given.network) else given
+    sources = (given.source, stored.source, *stored.also_from)
+    others = {s.sha256: s for s in sources if s.sha256 != main.source.sha256}
+    described = main if main.network or not stored.network else stored
+    return dataclasses.replace(
+        main,
+        network=described.network,
+        trained_on=described.trained_on,
+        also_from=tuple(others.values()),
+    )
+
+
+def _write(manifest: Manifest, folder: Path) -> None:
+    atomic.write_text(folder / MANIFEST, manifests.dump(manifest))
+    (folder / MANIFEST).chmod(_READABLE)
+
+
+_AGAIN: Final = "add the weights again: ca-hpc weights add"
+_READABLE: Final = 0o644  # weights are not secret, and a group's store is read by others
 _DRAFT: Final = ".adding-"

@@ -20,7 +20,7 @@ from ca_hpc.weights.tensors import itemsize
 from ca_hpc.weights.torch_values import GLOBALS, OTHER_TENSORS, Storage
 from ca_hpc.weights.zip_file import DAMAGED, FETCH_AGAIN, open_zip
 
-LONGEST_PICKLE: Final = 1 << 26  # bytes; after 1000 epochs of nnU-Net it has 0.3 MB
+LONGEST_PICKLE: Final = 1 << 24  # bytes, each good for 64 in memory; 1000 epochs need 0.3 MB
 SAVE_AGAIN: Final = "Save the weights again, alone: torch.save(network.state_dict(), FILE)."
 TRUST: Final = (
     "If you know where it comes from, --trust leaves that part out (nothing of it is ever run); "
@@ -125,7 +125,7 @@ def _meaning(name: str, *, path: Path, trust: bool) -> Any:
     if name in OTHER_TENSORS:
         raise CaHpcError(f"{path} holds {OTHER_TENSORS[name]}.", hint=SAVE_AGAIN)
     raise CaHpcError(
-        f"{path} was not read: it asks for {name}, and weights need nothing but tensors, numbers "
-        "and text. Nothing of it was run.",
+        f"{path} was not read: it asks for {name[:80]!r}, and weights need nothing but tensors, "
+        "numbers and text. Nothing of it was run.",
         hint=TRUST,
     )

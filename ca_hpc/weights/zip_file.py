@@ -13,7 +13,7 @@ from typing import Final
 
 from ca_hpc.errors import CaHpcError
 
-# What zipfile raises for a damaged file, beside OSError where it is to seek to nonsense.
+# What zipfile raises for a damaged file, beside OSError where it seeks to nonsense.
 DAMAGED: Final = (
     zipfile.BadZipFile,
     zlib.error,
@@ -47,14 +47,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     Raises CaHpcError where it is damaged, where a member leads outside, is a link, encrypted or
     there twice, and where it would inflate to far more than weights do.
     """
+    size = path.stat().st_size
     try:
         archive = zipfile.ZipFile(path)
+        if not all(0 <= member.header_offset < size for member in archive.infolist()):
+            raise zipfile.BadZipFile("a member begins outside of the file")
     except (*DAMAGED, OSError) as error:
         raise CaHpcError(
-            f"{path} ({path.stat().st_size} bytes) is a truncated or damaged zip file: {error}.",
-            hint=FETCH_AGAIN,
+            f"{path} ({size} bytes) is a truncated or damaged zip file: {error}.", hint=FETCH_AGAIN
         ) from error
-    fault = _fault(archive.infolist(), file_size=path.stat().st_size)
+    fault = _fault(archive.infolist(), file_size=size)
     if fault is not None:
         archive.close()
         raise CaHpcError(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ca_hpc.imaging.synthetic import write_dataset
 from ca_hpc.nnunet.checkpoints import weights_sha256
-from ca_hpc.nnunet.pretrained import network_of, read_checkpoint
+from ca_hpc.nnunet.torch_tensors import as_torch
+from ca_hpc.weights.checkpoint import read_checkpoint
 from tests.local_runs import JOB, states, status, submit, until
 
 REPEATS = int(os.environ.get("CA_HPC_SOAK_REPEATS", "10"))
@@ -22,7 +23,8 @@ def test_the_same_job_gives_the_same_weights_and_predictions_every_time(tmp_path
         until(lambda run=run: status(run)["ended"], seconds=600, what="it did not end")
         assert set(states(run).values()) == {"COMPLETED"}
         (fold,) = run.glob("results/scratch/*/*/fold_0")
-        weights = weights_sha256(network_of(read_checkpoint(fold / "checkpoint_final.pth")))
+        checkpoint = read_checkpoint(fold / "checkpoint_final.pth")
+        weights = weights_sha256(as_torch(checkpoint.tensors))
         masks = hashlib.sha256()
         for prediction in sorted((fold / "validation").glob("*.nii.gz")):
             masks.update(prediction.read_bytes())

@@ -196,9 +196,9 @@ def test_a_dry_run_before_the_files_are_there_shows_what_it_can_and_fails(
 
 
 def test_paths_in_the_file_count_from_it_and_paths_on_the_line_from_here(
-    call: Call, job: Path
+    call: Call, job: Path, demo_checkpoint: Path
 ) -> None:
-    Path("other.pth").write_bytes(b"other")
+    Path("other.pth").hardlink_to(demo_checkpoint)
     shown = call("submit", "-n", str(job), "--weights", "other.pth", "-o", "runs")
     assert shown.code == 0
     assert f"run folder  {Path.cwd()}/runs/neck-001\n" in shown.out

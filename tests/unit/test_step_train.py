@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -31,4 +32,9 @@ def test_an_arms_own_setting_wins_even_where_it_is_zero(name: str, value: Any) -
 
 
 def test_an_arm_without_settings_trains_as_all_do() -> None:
-    assert arm_training(COMMON, Arm(weights="random", plans="planner")) == COMMON
+    assert arm_training(COMMON, Arm()) == COMMON
+
+
+def test_an_encoder_that_has_learnt_nothing_is_never_frozen() -> None:
+    training = arm_training(COMMON, Arm(weights="random", plans="planner"))
+    assert training == dataclasses.replace(COMMON, frozen_encoder_epochs=0)

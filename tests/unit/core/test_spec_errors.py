@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ca_hpc.core import checks, door
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import Crop, FinetuneSpec
 from ca_hpc.errors import ExitCode, SpecError
 
 JOB = """\
@@ -50,12 +50,12 @@ def test_the_shortest_job_has_every_default() -> None:
 
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
     text = JOB.replace("cluster: local\n", "").replace("label_suffix", "label_sufix")
-    text += "training:\n  epochs: 0\n  sed: 1\nresources:\n  train: {time: 24:00:00, cpus: 1.5}\n"
+    text += "training:\n  epochs: -1\n  sed: 1\nresources:\n  train: {time: 24:00:00, cpus: 1.5}\n"
     assert problems(text) == [
         "1:1: cluster is missing",
         "4:5: data[0].label_suffix is missing",
         "4:30: unknown key data[0].label_sufix; did you mean label_suffix?",
-        "7:3: training.epochs: should be greater than or equal to 1",
+        "7:3: training.epochs: should be greater than or equal to 0",
         "8:3: unknown key training.sed; did you mean seed?",
         '10:17: 24:00:00 without quotes is a number to some YAML readers; write "24:00:00"',
         "10:27: resources.train.cpus: should be a whole number",
@@ -77,6 +77,25 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
             "7:40: unknown key plans.spacing.TT; known here: RL, AP, SI",
         ),
         ("plans: {spacing: {RL: 1, AP: 1}}", "7:9: plans.spacing.SI is missing"),
+        (
+            "plans: {spacing: modle}",
+            "7:9: plans.spacing: should be keys with values, or should be 'model' or 'dataset'; "
+            "did you mean model?",
+        ),
+        ("plans: {patch_size: {RL: 64, AP: 192}}", "7:9: plans.patch_size.SI is missing"),
+        (
+            "plans: {patch_size: atuo}",
+            "7:9: plans.patch_size: should be keys with values, or should be 'auto'; "
+            "did you mean auto?",
+        ),
+        ("crop: {margn: 30mm}", "7:8: unknown key crop.margn; did you mean margin?"),
+        ("stem: repeated", "7:1: stem: should be 'exact' or 'repeat'; did you mean repeat?"),
+        (
+            "arms: {a: {weights: pretrain}}",
+            "7:12: arms.a.weights: should be 'pretrained', 'random' or 'shuffled'; "
+            "did you mean pretrained?",
+        ),
+        ("arms: {a: {warmup: 1}}", "7:12: unknown key arms.a.warmup; did you mean warmup_epochs?"),
         ("runtime: aptainer", "7:1: runtime: should be 'apptainer' or 'none'; "
                               "did you mean apptainer?"),
         (
@@ -123,7 +142,7 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ("training: {epochs: 0}", "training.epochs: should be greater than or equal to 1"),
+        ("training: {epochs: -1}", "training.epochs: should be greater than or equal to 0"),
         ("training: {epochs: 2.0}", "training.epochs: should be a whole number"),
         ("training: {epochs: true}", "training.epochs: should be a whole number"),
         ('training: {epochs: "2"}', "training.epochs: should be a whole number"),
@@ -137,6 +156,7 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
         ("validation: {mirroring: no}", 'write true or false, or "no"'),
         ("splits: {folds: 1}", "splits.folds: should be greater than or equal to 2"),
         ("folds: 7", "folds: should be 'all', or should be a list"),
+        ("folds: alle", "folds: should be a list, or should be 'all'; did you mean all?"),
         ("folds: [-1]", "folds[0]: should be greater than or equal to 0"),
         ("model: 2025-01-01", "2025-01-01 without quotes is a date"),
         ("model: 7", "model: should be text"),
@@ -156,6 +176,22 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
         ("resources: {train: {time: 24}}", 'a duration is text with a unit, like "24:00:00"'),
         ("resources: {train: {memory: 16}}", 'a size is text with a unit, like "512MB"'),
         ('resources: {train: {time: "25 hours ago"}}', "is not a duration"),
+        ("crop: cord", "crop: should be keys with values, or should be 'none'"),
+        ("crop: {margin: 30}", 'crop.margin: a length is text with a unit, like "30mm"'),
+        ('crop: {margin: "30"}', "crop.margin: '30' is not a length; write it with a unit"),
+        ("crop: {margin: -1mm}", "crop.margin: '-1mm' is not a length"),
+        ("crop: {margin: 9m}", "crop.margin: '9m' is not a length"),
+        ("crop: {margin: 999cm}", "crop.margin: '999cm': a length is at most 1000mm"),
+        ("crop: {to: lesion}", "crop.to: no label lesion; labels: cord"),
+        ("plans: {axes: RPI}", "plans.axes: should be 'anatomical' or 'recipe'"),
+        ("plans: {spacing: [1, 1, 1]}", "should be 'model' or 'dataset', or should be keys with"),
+        ("plans: {spacing: {RL: 0, AP: 1, SI: 1}}", "plans.spacing.RL: should be greater than 0"),
+        ("plans: {spacing: {RL: 1mm, AP: 1, SI: 1}}", "plans.spacing.RL: should be a number"),
+        ("plans: {patch_size: {RL: 1, AP: 1, SI: 1.5}}", "SI: should be a whole number"),
+        ("plans: {batch_size: 0}", "plans.batch_size: should be greater than or equal to 1"),
+        ("arms: {a: {frozen_encoder_epochs: -1}}", "should be greater than or equal to 0"),
+        ("arms: {a: {head: old}}", "arms.a.head: should be 'new' or 'pretrained'"),
+        ("validation: {probabilities: 1}", "validation.probabilities: should be true or false"),
     ],
 )
 def test_a_value_that_does_not_fit_is_told_with_what_would(lines: str, told: str) -> None:
@@ -218,6 +254,61 @@ def test_an_arm_on_the_models_plans_needs_a_model_from_somewhere() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            "training: {epochs: 0}\narms: {a: {weights: random, plans: planner}}",
+            "7:12: arms.a: 0 epochs of random weights have learnt nothing",
+        ),
+        (
+            "arms: {a: {epochs: 0}}",
+            "7:12: arms.a: 0 epochs leave a new head untrained; head: pretrained keeps it",
+        ),
+        (
+            "arms: {a: {weights: random, head: pretrained, plans: planner}}",
+            "7:29: arms.a: head: pretrained, but its weights are random",
+        ),
+        (
+            "arms: {a: {epochs: 5, warmup_epochs: 5}}",
+            "7:23: arms.a: 5 warmup_epochs leave none of 5 epochs to train",
+        ),
+        (
+            "training: {warmup_epochs: 9}\narms: {a: {epochs: 5}}",
+            "7:12: arms.a: 9 warmup_epochs leave none of 5 epochs to train",
+        ),
+        (
+            "arms: {a: {planner: ResEncL}}",
+            "7:12: arms.a: planner counts with plans: planner only",
+        ),
+        (
+            "training: {epochs: 50}\narms: {a: {trainer: nnUNetTrainer_250epochs}}",
+            "8:12: arms.a: nnUNetTrainer_250epochs is for 250 epochs, but epochs is 50: name the "
+            "trainer without them, and the number in epochs",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told_at_one_of_them(lines: str, told: str) -> None:
+    assert problems(JOB + lines) == [told]
+
+
+@pytest.mark.parametrize("place", ["arm", "training"])
+def test_an_encoder_of_random_weights_is_not_frozen(place: str) -> None:
+    lines = {
+        "arm": "arms: {a: {weights: random, plans: planner, frozen_encoder_epochs: 3}}",
+        # it would hold the baseline back, unseen
+        "training": "training: {frozen_encoder_epochs: 3}\narms: {f: {}, a: {weights: random}}",
+    }
+    (problem,) = problems(JOB + lines[place])
+    assert problem.startswith({"arm": "7:45: ", "training": "7:12: "}[place])
+    assert "arms.a freezes an encoder of random weights" in problem
+
+
+def test_a_trainer_may_name_the_epochs_that_are_trained() -> None:
+    spec = read(JOB + "training: {epochs: 50, trainer: nnUNetTrainer_50epochs}\n")
+    assert spec.training.trainer == "nnUNetTrainer_50epochs"
+
+
 @pytest.mark.parametrize("labels", ["{cord: 2}", "{cord: 1, lesion: 3}", "{a: 1, b: 1}", "{}"])
 def test_labels_are_numbered_from_1_without_gaps(labels: str) -> None:
     (problem,) = problems(JOB + f"labels: {labels}\n")
@@ -250,9 +341,13 @@ def test_a_resolved_spec_is_read_back_as_it_was() -> None:
         "resources:\n"
         '  train: {time: "1-12:00:00", memory: 1300MB, sbatch: {nice: 100, hold: true}}\n'
         "folds: [3, 1]\nthreads: 2\nlabels: {cord: 1, lesion: 2}\n"
+        "crop: {to: lesion, margin: 2.5 cm}\nstem: repeat\n"
+        "arms: {a: {head: pretrained, epochs: 0}, b: {weights: random, planner: ResEncL, "
+        "plans: planner}}\n"
     )
     spec = read(text)
     again = door.load(FinetuneSpec, door.dump(spec))
     assert again == spec
     assert door.dump(again) == door.dump(spec)
     assert again.fold_indices == (1, 3)
+    assert again.crop == Crop("lesion", 25.0)

@@ -44,13 +44,13 @@ def test_they_load_into_the_network_and_can_be_trained(tmp_path: Path) -> None:
 def test_the_checkpoint_of_a_training_by_nnunet_is_read_without_trust(
     blobs: Preprocessed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    monkeypatch.setattr(module, "nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     plans = json.loads(blobs.plans_file.read_text()) | {"continue_training": False}
     dataset_json = json.loads(blobs.dataset_json_file.read_text())
-    trainer = module.nnUNetTrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+    trainer = nnUNetTrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
     trainer.num_epochs = trainer.num_iterations_per_epoch = trainer.num_val_iterations_per_epoch = 1
     trainer.run_training()
     file = Path(trainer.output_folder) / "checkpoint_final.pth"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.trainer import TrainerMixin, check_split, composed
+from ca_hpc.nnunet.fold_training import FoldCall, train_fold
+from ca_hpc.nnunet.trainer import TrainerMixin, check_split, composed, gpu_peak_mib
 
 
 def test_the_composed_trainer_has_the_name_and_arguments_of_the_one_underneath() -> None:
@@ -49,3 +54,13 @@ def test_a_missing_splits_file_is_not_made_up(tmp_path: Path) -> None:
     with pytest.raises(CaHpcError, match="There is no"):
         check_split(tmp_path / "splits_final.json", fold=0, cases=frozenset())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_no_gpu_memory_to_tell_of_on_the_cpu(make_call: Callable[..., FoldCall]) -> None:
+    nothing = {"gpu_allocated_mib": None, "gpu_reserved_mib": None}
+    assert gpu_peak_mib(torch.device("cpu")) == nothing
+    events: list[Mapping[str, Any]] = []
+    call = make_call(epochs=1, iterations_per_epoch=1)
+    train_fold(call, emit=events.append, clock=time.monotonic)
+    (epoch,) = (event for event in events if event["event"] == "epoch")
+    assert {key: epoch[key] for key in nothing} == nothing

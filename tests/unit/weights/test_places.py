@@ -115,6 +115,12 @@ def test_a_wish_that_cannot_be_met_says_what_is_there(tmp_path: Path) -> None:
         find_checkpoint(given, which="best")
 
 
+def test_of_several_best_ones_none_is_taken(tmp_path: Path) -> None:
+    given = release(tmp_path, names=["best-1.ckpt", "best-2.ckpt", "last.ckpt"], packed=False)
+    with pytest.raises(CaHpcError, match=r"best-1\.ckpt, best-2\.ckpt: which one is meant\?"):
+        find_checkpoint(given)
+
+
 def test_a_file_is_its_own_place(tmp_path: Path) -> None:
     file = saved(nnunet(), tmp_path / "checkpoint_best.pth")
     assert find_checkpoint(file) == Place(file, which="best")
