@@ -75,7 +75,7 @@ def add(
         return
     _tell(action.summary(entry.manifest))
     typer.echo("\nin a job:")
-    for line in action.in_a_job(entry.manifest, profile=profile):
+    for line in action.in_a_job(entry.manifest, given=profile or what):
         typer.echo(f"  {line}")
 
 

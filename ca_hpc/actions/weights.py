@@ -191,8 +191,7 @@ def find(
     """The weights that a job names: in the image, in the store, or a file. Raises CaHpcError."""
     if is_file_name(wanted):
         return _plain_file(Path(wanted), cache=cache)
-    if wanted.endswith(PROFILES):
-        wanted = configs.model(wanted, relative_to=base).name
+    name = configs.model(wanted, relative_to=base).name if wanted.endswith(PROFILES) else wanted
     carried = image.weights if image is not None else ()
     if wanted == IN_IMAGE:
         if not carried:
@@ -207,9 +206,9 @@ def find(
             )
     for file in carried:
         known = manifests.load(file.manifest, place=f"{file.path} in the image")
-        if wanted == IN_IMAGE or known.goes_by(wanted):
+        if wanted == IN_IMAGE or known.goes_by(name):
             return JobWeights(file.path, known, mounted=False)
-    entry = store.find(wanted)
+    entry = store.find(name)
     if entry is not None:
         store.verify(entry, cache=cache / "digests.json")
         return JobWeights(str(entry.file), entry.manifest, mounted=True)
@@ -372,10 +371,10 @@ def summary(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(value)) for name, value in rows if value is not None)
 
 
-def in_a_job(manifest: Manifest, *, profile: str | None) -> tuple[str, ...]:
-    """The lines of a job file that name stored weights; ``profile`` as it was given."""
-    own = profile is not None and profile.endswith(PROFILES)
-    name = (profile if own else manifest.profile) or f"sha256:{manifest.sha256}"
+def in_a_job(manifest: Manifest, *, given: str) -> tuple[str, ...]:
+    """The lines of a job file that name stored weights; ``given``: by what they were added."""
+    own = given.endswith(PROFILES)
+    name = (given if own else manifest.profile) or f"sha256:{manifest.sha256}"
     lines = [f"weights: {name}" + "  # its path from the folder of the job" * own]
     if manifest.network is None:
         lines.append("model: NAME  # a profile that says network and axes: see configs/models")

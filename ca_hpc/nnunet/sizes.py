@@ -60,8 +60,8 @@ def check_memory(network: Network, request: Plans, *, memory_mib: int | None) ->
     if need * 1024 > memory_mib:
         told = " x ".join(f"{axis} {n}" for axis, n in zip(network.axes, patch, strict=True))
         yield (
-            f"plans: a patch of {told} and batch {batch} need about {need:.0f} GB of GPU memory, "
-            f"each training has {memory_mib / 1024:.0f} (patch_size: auto)"
+            f"plans: a patch of {told} and batch {batch} need about {need:.1f} GB of GPU memory, "
+            f"each training has {memory_mib / 1024:.1f} (patch_size: auto)"
         )
 
 

@@ -12,7 +12,7 @@ from ca_hpc.report.comparison import ALPHA
 from ca_hpc.report.model import CaseScore, Comparison
 from ca_hpc.report.tables import grouped, per_person
 
-Standing = Literal["behind", "level", "ahead", "open"]
+Standing = Literal["behind", "level", "ahead", "open", "few"]
 
 # How the pretrained arms stand against a control of each kind. "Use it" also when the difference
 # is not clear: nnU-Net from scratch needs no foreign weights, and who fine-tunes has to show a gain
@@ -27,6 +27,8 @@ VERDICTS: Final[Mapping[str, Mapping[Standing, str]]] = {
         "open": "Fine-tuning and training from scratch cannot be told apart here: {arms} did "
         "better than {baseline} on average, but not clearly. "
         "Fine-tuning is just another baseline.",
+        "few": "{arms} did better than {baseline}, training from scratch, on average; with so few "
+        "people no test can tell whether that is chance. Fine-tuning is just another baseline.",
     },
     "shuffled": {
         "behind": "The shuffled control did better here: {baseline} beat {arms}. "
@@ -37,6 +39,8 @@ VERDICTS: Final[Mapping[str, Mapping[Standing, str]]] = {
         "shuffled control.",
         "open": "Whether the pretrained features helped beyond their scale cannot be told: {arms} "
         "did better than {baseline}, the shuffled control, on average, but not clearly.",
+        "few": "{arms} did better than {baseline}, the shuffled control, on average; with so few "
+        "people no test can tell whether that is chance.",
     },
 }
 
@@ -102,7 +106,9 @@ def standing_of(against: Sequence[Comparison]) -> tuple[Standing, Sequence[Compa
     if not higher:
         return ("behind" if all(map(is_clear, against)) else "level"), against
     clear = [c for c in higher if is_clear(c)]
-    return ("ahead", clear) if clear else ("open", higher)
+    if clear:
+        return "ahead", clear
+    return ("few" if all(c.too_few for c in higher) else "open"), higher
 
 
 def is_clear(comparison: Comparison) -> bool:

@@ -18,6 +18,7 @@ from tests.gpu.setting import GPU, REHEARSAL, Setting
 from tests.local_runs import status, submit, until
 
 PEOPLE = 3
+FIGURES = pytest.StashKey[str]()
 
 ONE_GPU = """
 name: here
@@ -108,8 +109,14 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu.md").write_text(report.markdown())
     (out / "gpu.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    terminal.write(f"\n\n{report.markdown()}\nkept in {out}\n")
+    request.config.stash[FIGURES] = f"{report.markdown()}\nkept in {out}"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if FIGURES in config.stash:
+        terminalreporter.write_line(f"\n{config.stash[FIGURES]}")
 
 
 def machine(setting: Setting) -> dict[str, str]:

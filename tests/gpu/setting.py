@@ -27,7 +27,7 @@ GPU: Final = Setting(
     patch=(64, 192, 320),
     images=(70, 200, 330),
     cpus=(16, 8, 3),  # most first: the first training compiles the network for all
-    measured=20,
+    measured=40,
 )
 REHEARSAL: Final = Setting(
     device="cpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ SCT_PAIRS = (
 
 @pytest.fixture
 def site(hpc_user: HpcUser, lab: dict[str, str], host_python: Path, work: Path) -> Site:
-    return Site(hpc_user, host_python, lab, work)
+    return Site(hpc_user, host_python, {**lab, "CA_HPC_STORE": str(work / "store")}, work)
 
 
 def real_job(site: Site, *, data: Path, image: Path, name: str) -> dict[str, Any]:
@@ -106,11 +107,25 @@ def test_ten_folds_of_two_arms_run_through_the_image_on_four_nodes(
         ranked = sorted((r["dice"], r["case"]) for r in rows if r["arm"] == arm)
         assert ranked[0][1] in report and ranked[-1][1] in report
 
+    done = site.ca_hpc("export", str(run), "--arm", "finetune", "--folds", "0,1", timeout=600)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (run / "exports").glob("*.zip")
+    inside = zipfile.ZipFile(archive).namelist()
+    plans = "nnUNetTrainer__nnUNetPlans_contrast_agnostic_v2__3d_fullres"
+    for fold in (0, 1):
+        assert f"Dataset501_real/{plans}/fold_{fold}/checkpoint_final.pth" in inside
+
 
 def test_two_tasks_packed_in_an_element_have_attempts_and_results_of_their_own(
-    site: Site, shared_data: Path, image: Path
+    site: Site, shared_data: Path, image: Path, weights: Path
 ) -> None:
     spec = real_job(site, data=shared_data, image=image, name="packed")
+    # the weights come from the user's store, by name: the image's are of the same profile, unnamed
+    name = "contrast-agnostic-v2"
+    added = site.ca_hpc("weights", "add", str(weights), "--profile", name)
+    assert added.returncode == 0, added.stderr
+    del spec["model"]
+    spec["weights"] = name
     spec["resources"] = {"train": {"pack": 2, "cpus": 2, "memory": "5GB"}}
     run = site.submit(site.write("packed", spec))
     status = site.follow(run)

@@ -39,20 +39,9 @@ TWO_ARMS = """arms:
 threads: 1
 """
 
-PREDICT = """
-import sys
-import torch
-from nnunetv2.model_sharing.entry_points import install_from_zip_entry_point
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-archive, model, fold, image, output = sys.argv[1:]
-sys.argv = ["install", archive]
-install_from_zip_entry_point()
-torch.set_num_threads(1)
-predictor = nnUNetPredictor(
-    tile_step_size=1.0, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
-)
-predictor.initialize_from_trained_model_folder(model, (int(fold),), "checkpoint_final.pth")
-predictor.predict_from_files_sequential([[image]], [output])
+AS_IT_IS = """arms:
+  as-it-is: {weights: pretrained, plans: model, head: pretrained, epochs: 0}
+threads: 1
 """
 
 
@@ -113,25 +102,70 @@ def test_published_folds_are_exported_and_missing_ones_told(
         assert json.loads(archive.read(f"{model}/dataset.json"))["image_orientation"] == "RPI"
 
 
-def test_stock_nnunet_installs_it_and_predicts_the_same_masks(
+def stock(command: str, *arguments: str | Path, results: Path) -> None:
+    """One of nnU-Net's own commands, on one thread as the run was."""
+    program = Path(sys.executable).with_name(command)
+    environment = {**os.environ, "nnUNet_results": str(results), "OMP_NUM_THREADS": "1"}
+    argv = [str(program), *map(str, arguments)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def same_mask(found: Path, wanted: Path) -> None:
+    assert np.asanyarray(nibabel.load(wanted).dataobj).any()
+    np.testing.assert_array_equal(nibabel.load(found).dataobj, nibabel.load(wanted).dataobj)
+    np.testing.assert_array_equal(nibabel.load(found).affine, nibabel.load(wanted).affine)
+
+
+def test_stock_nnunets_own_commands_install_it_and_predict_the_same_masks(
     run: RunFolder, exported: Exported, tmp_path: Path
 ) -> None:
     dataset = run.cases.dataset
+    results = tmp_path / "results"
+    results.mkdir()
+    stock("nnUNetv2_install_pretrained_model_from_zip", exported.file, results=results)
     for fold, folder in run.folds("finetune"):
-        results = tmp_path / fold
-        results.mkdir()
-        own = next(folder.glob("validation/*.nii.gz"))
-        case = own.name.removesuffix(".nii.gz")
-        image = run.raw / dataset / "imagesTr" / f"{case}_0000.nii.gz"
-        argv = [sys.executable, "-c", PREDICT, str(exported.file)]
-        argv += [str(results / dataset / folder.parent.name), fold, str(image), str(results / case)]
-        environment = {**os.environ, "nnUNet_results": str(results)}
-        subprocess.run(argv, env=environment, check=True, capture_output=True, timeout=300)
-        found = nibabel.load(results / own.name)
-        wanted = nibabel.load(own)
-        assert np.asanyarray(wanted.dataobj).any()
-        np.testing.assert_array_equal(found.dataobj, wanted.dataobj)
-        np.testing.assert_array_equal(found.affine, wanted.affine)
+        trainer, plans, configuration = folder.parent.name.split("__")
+        images, output = tmp_path / f"images{fold}", tmp_path / fold
+        images.mkdir()
+        own = sorted(folder.glob("validation/*.nii.gz"))
+        for mask in own:
+            image = mask.name.replace(".nii.gz", "_0000.nii.gz")
+            shutil.copyfile(run.raw / dataset / "imagesTr" / image, images / image)
+        named = ("-d", dataset, "-tr", trainer, "-p", plans, "-c", configuration, "-f", fold)
+        how = ("-device", "cpu", "--disable_tta", "-step_size", "1.0")
+        stock("nnUNetv2_predict", "-i", images, "-o", output, *named, *how, results=results)
+        assert own
+        for mask in own:
+            same_mask(output / mask.name, mask)
+
+
+def test_read_back_it_predicts_the_same_masks_through_ca_hpc(
+    run: RunFolder, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = WeightStore(tmp_path / "store")
+    monkeypatch.setenv("CA_HPC_STORE", str(store.root))
+    for fold in ("0", "1"):
+        entry = add(
+            Addition(str(exported.file), fold=fold),
+            store=store,
+            here=tmp_path,
+            now=None,
+            say=print,
+            progress=lambda done, total: None,
+        )
+        job = JOB.replace("arms: {scratch: {weights: random, plans: model}}\n", AS_IT_IS)
+        job = job.replace("model: demo\n", "").replace("folds: [0]", f"folds: [{fold}]")
+        job = job.replace("weights: null", f"weights: sha256:{entry.manifest.sha256[:12]}")
+        job = job.replace("path: data", f"path: {run.spec.data[0].path}")
+        job = job.replace("plans: {patch_size: {RL: 16, AP: 24, SI: 32}}\n", "")
+        again = RunFolder.open(submit(tmp_path, job))
+        until(lambda again=again: status(again.path)["ended"], seconds=600, what="it goes on")
+        ((_, found),) = again.folds("as-it-is")
+        wanted = sorted(dict(run.folds("finetune"))[fold].glob("validation/*.nii.gz"))
+        assert wanted
+        for mask in wanted:
+            same_mask(found / "validation" / mask.name, mask)
 
 
 def test_the_spinal_cord_toolbox_finds_one_model_with_its_folds(

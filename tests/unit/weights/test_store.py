@@ -244,7 +244,7 @@ def test_a_manifest_that_is_gone_is_written_again(store: WeightStore) -> None:
 # --- several processes, and those that die -------------------------------------------------------
 
 ADDING: Final = """
-import sys, time
+import sys
 from pathlib import Path
 from tests.unit.weights.test_store import about, tensors
 from ca_hpc.weights.store import WeightStore
@@ -252,7 +252,7 @@ from ca_hpc.weights.tensors import Tensor
 
 def slowly():
     print("writing", flush=True)
-    time.sleep(float(sys.argv[3]))
+    sys.stdin.readline()
     return memoryview(bytes(4))
 
 given = {**tensors(float(sys.argv[2])), "last": Tensor("float32", (1,), slowly)}
@@ -268,10 +268,11 @@ print(WeightStore(Path(sys.argv[1])).find("mine").file)
 """
 
 
-def adding(store: WeightStore, value: float, *, seconds: float) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-c", ADDING, str(store.root), str(value), str(seconds)]
-    folder = Path(__file__).parents[3]
-    return subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, text=True)
+def adding(store: WeightStore, value: float) -> subprocess.Popen[str]:
+    """Another process, which stops while it writes and goes on when it is told to."""
+    argv = [sys.executable, "-c", ADDING, str(store.root), str(value)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(argv, cwd=Path(__file__).parents[3], text=True, **pipes)
 
 
 def said(process: subprocess.Popen[str]) -> Iterator[str]:
@@ -280,7 +281,7 @@ def said(process: subprocess.Popen[str]) -> Iterator[str]:
 
 
 def test_an_addition_that_is_killed_leaves_nothing(store: WeightStore) -> None:
-    process = adding(store, 0.5, seconds=60)
+    process = adding(store, 0.5)
     assert next(said(process)) == "writing"
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -304,12 +305,15 @@ def test_an_addition_that_fails_leaves_nothing(store: WeightStore) -> None:
 
 
 def test_two_processes_add_one_after_the_other(store: WeightStore) -> None:
-    first = adding(store, 0.5, seconds=0.5)
+    first = adding(store, 0.5)
     assert next(said(first)) == "writing"
-    second = adding(store, 0.5, seconds=0)
-    assert list(said(second)) == ["waiting", "writing"]
-    assert first.poll() is not None
-    assert (first.wait(), second.wait()) == (0, 0)
+    second = adding(store, 0.5)
+    words = said(second)
+    assert next(words) == "waiting"
+    first.communicate("go on\n", timeout=60)
+    assert next(words) == "writing"
+    second.communicate("go on\n", timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0)
     (entry,) = store.entries()
     store.verify(entry, cache=None)
 
