@@ -60,6 +60,7 @@ def add(
 
     from ca_hpc.actions import weights as action
     from ca_hpc.core import door
+    from ca_hpc.weights.summary import in_a_job, summary
 
     with screen.transfer() as progress:
         entry = action.add(
@@ -73,9 +74,9 @@ def add(
     if as_json:
         typer.echo(door.dump(entry.manifest), nl=False)
         return
-    _tell(action.summary(entry.manifest))
+    _tell(summary(entry.manifest))
     typer.echo("\nin a job:")
-    for line in action.in_a_job(entry.manifest, given=profile or what):
+    for line in in_a_job(entry.manifest, given=profile or what):
         typer.echo(f"  {line}")
 
 
@@ -113,6 +114,7 @@ def inspect(
     """Show what weights are: family, network, axes, spacing, channels, digests."""
     from ca_hpc.actions import weights as action
     from ca_hpc.core import door
+    from ca_hpc.weights.summary import summary
 
     manifest = action.inspect(
         action.Addition(what, None, fold, checkpoint, trust=trust),
@@ -122,7 +124,7 @@ def inspect(
     if as_json:
         typer.echo(door.dump(manifest), nl=False)
     else:
-        _tell(action.summary(manifest))
+        _tell(summary(manifest))
 
 
 @weights_app.command("verify")

@@ -210,7 +210,9 @@ def transfer() -> Iterator[Callable[[int, int | None], None]]:
     )
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
         bar = bars.add_task("", start=False, visible=False)
 
         def progress(done: int, total: int | None) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ca_hpc import configs
-from ca_hpc.actions import weights as weights_action
-from ca_hpc.actions.weights import IN_IMAGE, JobWeights, is_file_name
+from ca_hpc.actions.job_weights import JobWeights
+from ca_hpc.actions.job_weights import find as find_weights
 from ca_hpc.core import checks, door
 from ca_hpc.core.expand import expand, task_gpu_memory
 from ca_hpc.core.model import Mount, Pin, Runtime, Workflow
@@ -28,6 +28,7 @@ from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import check
 from ca_hpc.weights.describe import known_of_both
+from ca_hpc.weights.names import IN_IMAGE, is_digest, is_file_name
 from ca_hpc.weights.store import WeightStore
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
 def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
     """What is allowed and yet seldom meant: shown before submission, and kept in the record."""
     network = inputs.model.network if inputs.model else None
-    manifest = inputs.weights.manifest if inputs.weights else None
-    said = [*check.warnings(job.spec, manifest, network)]
+    said = [*check.warnings(job.spec, inputs.model)]
     if network is not None and any(arm.plans == "model" for arm in job.spec.arms.values()):
         memory = job.spec.plans.gpu_memory or task_gpu_memory(job.spec, job.cluster, flow)
         said += check_memory(network, job.spec.plans, memory_mib=memory)
@@ -247,7 +247,7 @@ def _other_image(path: str, *, found: str, wanted: str, who: str) -> DigestMisma
 
 def _elsewhere(weights: str) -> bool:
     """Whether ``weights`` name no profile."""
-    return weights == IN_IMAGE or weights.startswith("sha256:") or is_file_name(weights)
+    return weights == IN_IMAGE or is_digest(weights) or is_file_name(weights)
 
 
 def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> JobWeights | None:
@@ -257,7 +257,7 @@ def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> JobWeights | N
     )
     if wanted is None or not (job.spec.pretrained or own_network):
         return None
-    return weights_action.find(
+    return find_weights(
         wanted,
         store=weight_store(job.cluster, host=host),
         image=image,

@@ -1,10 +1,9 @@
-"""Weights of a user: added to a store, and found again for a job."""
+"""Weights of a user: added to a store, looked at, verified, given to an image to carry."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,36 +11,22 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ca_hpc import configs
+from ca_hpc.actions.job_weights import addable, not_there
 from ca_hpc.core.profile import Model
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
-from ca_hpc.store.digests import cached_sha256, sha256_file
+from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.image_build import Cargo
-from ca_hpc.store.images import ImageInfo
 from ca_hpc.weights import describe, places
 from ca_hpc.weights import manifest as manifests
 from ca_hpc.weights.check import check_profile
-from ca_hpc.weights.manifest import SHORTEST, Manifest, Source
+from ca_hpc.weights.manifest import Manifest, Source
+from ca_hpc.weights.names import PROFILES, is_file_name
 from ca_hpc.weights.store import Entry, WeightStore
 
-IN_IMAGE: Final = "image"  # weights: image
-ENDINGS: Final = (".pth", ".pt", ".ckpt", ".safetensors")
-PROFILES: Final = (".yaml", ".yml")
 WHAT_TO_GIVE: Final = (
     "give a checkpoint (checkpoint_final.pth), a release's zip or folder, a URL, or a profile: "
     "ca-hpc weights list"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class JobWeights:
-    """The weights of a job: where tasks find their tensors, and what is known about them.
-
-    ``mounted``: the file is outside the image and must be bound into it.
-    """
-
-    path: str
-    manifest: Manifest
-    mounted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +39,6 @@ class Addition:
     checkpoint: Literal["final", "best"] | None = None
     trust: bool = False
     replace: bool = False
-
-
-def is_file_name(weights: str) -> bool:
-    """Whether a job's ``weights`` are a checkpoint's path, rather than a profile or a sha256."""
-    return weights.endswith(ENDINGS) or ("/" in weights and not weights.endswith(PROFILES))
 
 
 def add(
@@ -185,82 +165,6 @@ def _as_released(model: Model | None, source: Source) -> None:
         )
 
 
-def find(
-    wanted: str, *, store: WeightStore, image: ImageInfo | None, cache: Path, base: Path
-) -> JobWeights:
-    """The weights that a job names: in the image, in the store, or a file. Raises CaHpcError."""
-    if is_file_name(wanted):
-        return _plain_file(Path(wanted), cache=cache)
-    name = configs.model(wanted, relative_to=base).name if wanted.endswith(PROFILES) else wanted
-    carried = image.weights if image is not None else ()
-    if wanted == IN_IMAGE:
-        if not carried:
-            raise CaHpcError(
-                "weights: image, but the image carries none",
-                hint="build one that does: ca-hpc image build --weights NAME-OR-FILE",
-            )
-        if len(carried) > 1:
-            raise CaHpcError(
-                f"weights: image, which carries {', '.join(c.name for c in carried)}",
-                hint="name one by its profile or sha256",
-            )
-    for file in carried:
-        known = manifests.load(file.manifest, place=f"{file.path} in the image")
-        if wanted == IN_IMAGE or known.goes_by(name):
-            return JobWeights(file.path, known, mounted=False)
-    entry = store.find(name)
-    if entry is not None:
-        store.verify(entry, cache=cache / "digests.json")
-        return JobWeights(str(entry.file), entry.manifest, mounted=True)
-    raise _not_there(wanted, where=f"{'the image or ' if carried else ''}{store.folder}", base=base)
-
-
-def _not_there(wanted: str, *, where: str, base: Path) -> CaHpcError:
-    digits = wanted.removeprefix("sha256:")
-    if digits != wanted and len(digits) < SHORTEST:
-        return CaHpcError(f"{wanted}: too short", hint=f"give {SHORTEST} digits or more")
-    return CaHpcError(
-        f"no weights {wanted} in {where}",
-        hint=f"ca-hpc weights add {_addable(wanted, base=base)} (what there is: ca-hpc weights "
-        "list)",
-    )
-
-
-def _addable(wanted: str, *, base: Path) -> str:
-    """What to give to ``weights add``. Raises SpecError for a name that no profile has."""
-    if wanted.startswith("sha256:"):
-        return "FILE"
-    model = configs.model(wanted, relative_to=base)
-    return wanted if model.release.url else f"FILE --profile {wanted}"
-
-
-def _plain_file(path: Path, *, cache: Path) -> JobWeights:
-    kind = "a folder" if path.is_dir() else None
-    if path.is_file() and places.is_archive(path):
-        kind = "an archive"
-    if kind is not None:
-        raise CaHpcError(
-            f"weights {path} are {kind}, a job needs one checkpoint",
-            hint=f"ca-hpc weights add {shlex.quote(str(path))}, which ends with what to write here",
-        )
-    if not path.is_file():
-        raise CaHpcError(
-            f"weights {path} do not exist",
-            hint="give a checkpoint file (…/fold_0/checkpoint_final.pth), a profile's name, or "
-            "weights: image",
-        )
-    try:
-        sha256 = cached_sha256(path, cache=cache / "digests.json")
-    except OSError as error:
-        raise CaHpcError(
-            f"weights {path} cannot be read: {error.strerror}", hint="check its permissions"
-        ) from error
-    found = describe.read(path)
-    source = Source(name=path.name, sha256=sha256)
-    manifest = describe.manifest_of(found, sha256=sha256, source=source, model=None)
-    return JobWeights(str(path), manifest, mounted=True)
-
-
 def inspect(addition: Addition, *, store: WeightStore, here: Path) -> Manifest:
     """What kept weights or a file are. Raises CaHpcError."""
     given = _path(addition.what, here=here)
@@ -320,70 +224,10 @@ def not_kept(store: WeightStore) -> dict[str, str]:
     here = {entry.manifest.profile for entry in store.entries()}
     published = {name: configs.model(name, relative_to=Path()).release for name in configs.models()}
     return {
-        name: f"ca-hpc weights add {_addable(name, base=Path())}"
+        name: f"ca-hpc weights add {addable(name, base=Path())}"
         for name, release in published.items()
         if name not in here and (release.url or release.page)
     }
-
-
-def summary(manifest: Manifest) -> tuple[tuple[str, str], ...]:
-    """What a person wants to know about weights, as names and values."""
-    network, trained = manifest.network, manifest.trained_on
-    rows: list[tuple[str, object]] = [
-        ("profile", manifest.profile),
-        ("source", _origin(manifest.source)),
-        ("source sha256", manifest.source.sha256),
-        ("tensors sha256", manifest.sha256 if manifest.added else None),
-        ("also from", ", ".join(source.name for source in manifest.also_from) or None),
-        ("family", manifest.family),
-        ("tensors", f"{len(manifest.tensors)}, {manifest.parameters / 1e6:.1f} M parameters"),
-        ("names", f"{manifest.prefix!r} taken off" if manifest.prefix else None),
-        ("input channels", manifest.channels),
-        ("outputs", manifest.heads),
-        ("trainer", manifest.trainer),
-        ("epochs", manifest.epochs),
-    ]
-    if network is None:
-        rows.append(("axes", "not known; a job must name a model profile that says them"))
-    else:
-        strides = network.arch_kwargs["strides"]
-        rows += [
-            ("network", f"{network.network_class_name.rsplit('.', 1)[-1]}, {len(strides)} stages"),
-            ("axes", ", ".join(network.axes)),
-            ("patch", ", ".join(f"{a} {getattr(network.patch_size, a)}" for a in network.axes)),
-        ]
-    if trained.spacing is not None:
-        told = ", ".join(f"{a} {getattr(trained.spacing, a):g}" for a in ("RL", "AP", "SI"))
-        rows.append(("trained at", f"{told} mm"))
-    crop = trained.crop
-    rows += [
-        ("orientation", trained.orientation or "not known"),
-        (
-            "crop",
-            "not known"
-            if crop is None
-            else "none, whole images"
-            if crop == "none"
-            else f"to {crop.to}, margin {crop.margin:g} mm",
-        ),
-        ("not kept", ", ".join(manifest.left_out) or None),
-    ]
-    return tuple((name, str(value)) for name, value in rows if value is not None)
-
-
-def in_a_job(manifest: Manifest, *, given: str) -> tuple[str, ...]:
-    """The lines of a job file that name stored weights; ``given``: by what they were added."""
-    own = given.endswith(PROFILES)
-    name = (given if own else manifest.profile) or f"sha256:{manifest.sha256}"
-    lines = [f"weights: {name}" + "  # its path from the folder of the job" * own]
-    if manifest.network is None:
-        lines.append("model: NAME  # a profile that says network and axes: see configs/models")
-    return tuple(lines)
-
-
-def _origin(source: Source) -> str:
-    member = f", {source.member}" if source.member else ""
-    return f"{source.url or source.name}{member}"
 
 
 def cargo(
@@ -398,7 +242,7 @@ def cargo(
     for name in names:
         entry = _file_entry(name, keep=keep, here=here) if is_file_name(name) else store.find(name)
         if entry is None:
-            raise _not_there(name, where=str(store.folder), base=here)
+            raise not_there(name, where=str(store.folder), base=here)
         entries[entry.manifest.sha256] = entry
     return tuple(_cargo(entry) for entry in entries.values())
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from ca_hpc.core.spec import Arm, FinetuneSpec, PersonByPattern
 from ca_hpc.core.yaml_door import Document, Place, Problem
-
 
 # 250 of nnUNetTrainer_250epochs
 _EPOCHS = re.compile(r"_(\d+)ep(?:ochs?)?(?:_|$)")
@@ -46,7 +46,7 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
             yield Problem(
                 place, f"arms.{name} takes the model's plans, but weights and model are null"
             )
-        yield from _arm(spec, name, arm, place)
+        yield from _arm(spec, name, arm, document)
     of_spec = all(source.type != "nnunet" for source in spec.data)
     if of_spec and spec.crop != "none" and spec.crop.to not in spec.labels:
         known = ", ".join(spec.labels)
@@ -72,33 +72,48 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
             yield Problem(document.place(("data", position)), f"two sources are named {name}")
 
 
-def _arm(spec: FinetuneSpec, name: str, arm: Arm, place: Place) -> Iterator[Problem]:
+def _arm(spec: FinetuneSpec, name: str, arm: Arm, document: Document) -> Iterator[Problem]:
     """What contradicts itself within one arm, the settings of ``training`` counted in."""
-    epochs = spec.training.epochs if arm.epochs is None else arm.epochs
-    warmup = spec.training.warmup_epochs if arm.warmup_epochs is None else arm.warmup_epochs
+
+    def at(key: str) -> Place:
+        """Of an arm's own setting, else of the common one, else of the arm."""
+        paths = (("arms", name, key), ("training", key), ("arms", name))
+        return document.place(next((p for p in paths if p in document.places), ("weights",)))
+
+    def setting(key: str) -> Any:
+        own = getattr(arm, key)
+        return getattr(spec.training, key) if own is None else own
+
+    epochs, warmup = setting("epochs"), setting("warmup_epochs")
     if arm.weights == "random":
         if epochs == 0:
-            yield Problem(place, f"arms.{name}: 0 epochs of random weights have learnt nothing")
+            yield Problem(
+                at("epochs"), f"arms.{name}: 0 epochs of random weights have learnt nothing"
+            )
         if arm.head == "pretrained":
-            yield Problem(place, f"arms.{name}: head: pretrained, but its weights are random")
-        if arm.frozen_encoder_epochs:
-            yield Problem(place, f"arms.{name} freezes an encoder of random weights")
+            yield Problem(at("head"), f"arms.{name}: head: pretrained, but its weights are random")
+        if arm.frozen_encoder_epochs:  # what ``training`` says is for the others
+            yield Problem(
+                at("frozen_encoder_epochs"), f"arms.{name} freezes an encoder of random weights"
+            )
     elif epochs == 0 and arm.head == "new":
         yield Problem(
-            place, f"arms.{name}: 0 epochs leave a new head untrained; head: pretrained keeps it"
+            at("epochs"),
+            f"arms.{name}: 0 epochs leave a new head untrained; head: pretrained keeps it",
         )
-    if warmup > 0 and warmup >= epochs:
+    if 0 < epochs <= warmup:
         yield Problem(
-            place, f"arms.{name}: {warmup} warmup_epochs leave none of {epochs} epochs to train"
+            at("warmup_epochs"),
+            f"arms.{name}: {warmup} warmup_epochs leave none of {epochs} epochs to train",
         )
     if arm.planner is not None and arm.plans == "model":
-        yield Problem(place, f"arms.{name}: planner counts with plans: planner only")
-    trainer = arm.trainer or spec.training.trainer
+        yield Problem(at("planner"), f"arms.{name}: planner counts with plans: planner only")
+    trainer = setting("trainer")
     named = _EPOCHS.search(trainer)
     if named is not None and int(named[1]) != epochs:
         # nnU-Net has such trainers for a few numbers only; here any number is possible
         yield Problem(
-            place,
-            f"arms.{name}: {trainer} names {named[1]} epochs, but epochs is {epochs}: "
-            "name the trainer without them, and the number in epochs",
+            at("trainer"),
+            f"arms.{name}: {trainer} is for {named[1]} epoch{'s' * (named[1] != '1')}, but epochs "
+            f"is {epochs}: name the trainer without them, and the number in epochs",
         )

@@ -80,7 +80,8 @@ def _united(problems: Iterable[Problem]) -> Iterator[Problem]:
     for problem in problems:
         by_path.setdefault(problem.path, []).append(problem)
     for path, found in by_path.items():
-        texts = dict.fromkeys(problem.text for problem in found)
+        said = dict.fromkeys(problem.text for problem in found)
+        texts = sorted(said, key=lambda text: "; did you mean " in text)  # a question comes last
         start = f"{_dotted(path)}: "
         first, *others = texts
         rest = "".join(f", or {text.removeprefix(start)}" for text in others)
@@ -88,7 +89,8 @@ def _united(problems: Iterable[Problem]) -> Iterator[Problem]:
 
 
 def _problem(kind: type, document: Document, detail: Any) -> Problem:
-    path, owner = _path_and_owner(kind, document.value, detail["loc"])
+    missing = detail["type"] in ("missing", "missing_argument")
+    path, owner = _path_and_owner(kind, document.value, detail["loc"], missing=missing)
     place = document.place(path)
     match detail["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
@@ -129,11 +131,13 @@ def _did_you_mean(given: object, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _path_and_owner(kind: Any, value: Any, loc: tuple[str | int, ...]) -> tuple[Path, Any]:
+def _path_and_owner(
+    kind: Any, value: Any, loc: tuple[str | int, ...], *, missing: bool
+) -> tuple[Path, Any]:
     """Split pydantic's location into the path in the file and the dataclass that owns its end.
 
-    Locations also hold union tags and type names, which are no keys of the file: a part that is
-    neither in the value nor the last one is left out.
+    Locations also hold union tags and type names, which are no keys of the file: a part that is not
+    in the value is left out, unless it is the key that is ``missing``.
     """
     path: list[str | int] = []
     for i, part in enumerate(loc):
@@ -141,8 +145,7 @@ def _path_and_owner(kind: Any, value: Any, loc: tuple[str | int, ...]) -> tuple[
         exists = (isinstance(here, dict) and part in here) or (
             isinstance(here, list) and isinstance(part, int) and part < len(here)
         )
-        is_field = isinstance(here, dict) and i == len(loc) - 1 and part != "[key]"
-        if exists or is_field:
+        if exists or (missing and i == len(loc) - 1):
             path.append(part)
     return tuple(path), _owner(kind, value, tuple(path))
 

@@ -13,6 +13,7 @@ from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_trainers
 from ca_hpc.steps.entry import StepCall, main
+from ca_hpc.store import atomic
 
 
 def train(call: StepCall) -> int:
@@ -110,10 +111,8 @@ def publish(fold: Path, target: Path) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
-        # the same content from every fold; replaced in one step so that no reader sees half
-        draft = target / f".{name}.{fold.parents[3].name}"
-        shutil.copyfile(fold.parent / name, draft)
-        draft.replace(target / name)
+        # the same content from every fold, and folds end together: each by a draft of its own
+        atomic.write_text(target / name, (fold.parent / name).read_text())
     if not (target / fold.name).exists():
         fold.rename(target / fold.name)
 

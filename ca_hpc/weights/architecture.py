@@ -74,6 +74,13 @@ def unet_of(arch_kwargs: Mapping[str, Any], network_class_name: str) -> UNet | N
     norm = _norm_tensors(arch_kwargs.get("norm_op"), arch_kwargs.get("norm_op_kwargs") or {})
     if norm is None:
         return None
+    needed = ("n_stages", "conv_op", "features_per_stage", "kernel_sizes", "strides", BLOCKS[name],
+              "n_conv_per_stage_decoder")  # fmt: skip
+    if missing := [key for key in needed if key not in arch_kwargs]:
+        raise CaHpcError(
+            f"arch_kwargs of {name} lack {', '.join(missing)}",
+            hint="repair the plans or the model profile",
+        )
     count, axes = arch_kwargs["n_stages"], int(arch_kwargs["conv_op"][-2])  # …Conv3d
 
     def by_stage(key: str, *, stages: int = count) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ca_hpc.core.profile import Axis, Model, Network
-from ca_hpc.core.spec import Crop, FinetuneSpec
+from ca_hpc.core.spec import ByAxis, Crop, FinetuneSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.weights.architecture import HEAD, Shape
 from ca_hpc.weights.manifest import Manifest
@@ -97,14 +97,15 @@ def check_task(manifest: Manifest, spec: FinetuneSpec, *, channels: int) -> None
             )
 
 
-def warnings(
-    spec: FinetuneSpec, manifest: Manifest | None, network: Network | None
-) -> Iterator[str]:
-    """What is allowed and yet seldom meant, one sentence each, with the way out."""
+def warnings(spec: FinetuneSpec, model: Model | None) -> Iterator[str]:
+    """What is allowed and yet seldom meant, one sentence each, with the way out.
+
+    ``model``: what profile and weights together say.
+    """
     yield from _about_epochs(spec)
-    if manifest is None or network is None or not spec.pretrained:
+    if model is None or model.network is None or not spec.pretrained:
         return
-    trained = manifest.trained_on
+    trained = model.trained_on
     # the order of its letters does not matter: the network's axes are known
     if trained.orientation is not None and set(trained.orientation) != set(ORIENTATION):
         yield (
@@ -122,19 +123,19 @@ def warnings(
             f"crop: the weights were trained on images cut to {trained.crop.to}, these are whole "
             f"(crop: {{to: {trained.crop.to}, margin: {trained.crop.margin:g}mm}})"
         )
-    yield from _about_spacing(spec, manifest)
+    yield from _about_spacing(spec, trained.spacing)
     if spec.plans.axes == "recipe":
-        never = network.axes not in PLANNED_AXES
+        axes = model.network.axes
         yield (
             "plans.axes: recipe leaves the axes to the planner; the weights were trained on "
-            f"{', '.join(network.axes)}"
-            + (", which no planner chooses" if never else "")
+            f"{', '.join(axes)}"
+            + ("" if axes in PLANNED_AXES else ", which no planner chooses")
             + " (axes: anatomical)"
         )
 
 
-def _about_spacing(spec: FinetuneSpec, manifest: Manifest) -> Iterator[str]:
-    trained, wanted = manifest.trained_on.spacing, spec.plans.spacing
+def _about_spacing(spec: FinetuneSpec, trained: ByAxis | None) -> Iterator[str]:
+    wanted = spec.plans.spacing
     if trained is None or wanted in ("model", trained):
         return
     told = " x ".join(f"{getattr(trained, axis):g}" for axis in ("RL", "AP", "SI"))

@@ -72,7 +72,7 @@ class WeightStore:
         folder = self.root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".lock").touch()  # a folder of others exists, and takes no files
+            (folder / ".lock").open("a").close()  # a folder of others exists, and takes no files
         except OSError as error:
             raise CaHpcError(
                 f"cannot write to {folder}: {error.strerror}",

@@ -90,9 +90,7 @@ def test_features_from_other_people_beat_their_own_values_shuffled(
     dice: dict[str, dict[str, list[float]]] = {}
     for score in scores:
         dice.setdefault(score["arm"], {}).setdefault(score["person"], []).append(score["dice"])
-    mean = {
-        arm: fmean(fmean(values) for values in people.values()) for arm, people in dice.items()
-    }
+    mean = {arm: fmean(fmean(values) for values in people.values()) for arm, people in dice.items()}
     print("mean Dice over people:", {arm: round(value, 3) for arm, value in mean.items()})
     assert {len(people) for people in dice.values()} == {3}
     assert mean["control"] < mean["finetune"]

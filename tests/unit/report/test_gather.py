@@ -116,7 +116,9 @@ def test_the_summary_has_the_verdict_the_best_arm_and_the_difference_by_person(
     assert found.weights == {"finetune": "pretrained", "scratch": "random"}
     assert [(c.arm, c.baseline, c.n) for c in found.comparisons] == [("finetune", "scratch", 2)]
     verdict, best, numbers = found.summary
-    assert verdict.startswith("finetune did better than scratch, training from scratch, on average; ")
+    assert verdict.startswith(
+        "finetune did better than scratch, training from scratch, on average; "
+    )
     assert best == "finetune has the highest mean Dice, 0.850 over 2 people."
     assert numbers.startswith("finetune against scratch: +0.200 in Dice")
 

@@ -74,7 +74,9 @@ def test_a_lead_that_may_be_chance_is_not_called_a_gain() -> None:
 
 def test_five_people_prove_nothing_whatever_their_scores() -> None:
     verdict, _, numbers = told(scores(finetune=EASY[:5], scratch=HARD[:5]))
-    assert verdict.startswith("finetune did better than scratch, training from scratch, on average; ")
+    assert verdict.startswith(
+        "finetune did better than scratch, training from scratch, on average; "
+    )
     assert numbers.endswith("So few people cannot reach p < 0.05, whatever their scores.")
 
 

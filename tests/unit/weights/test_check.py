@@ -41,7 +41,7 @@ JOB: Final[dict[str, Any]] = {
     "splits": {"folds": 2},
 }
 TWO_CHANNELS: Final = [{"type": "nnunet", "path": "../raw"}]
-FINETUNE: Final = {"finetune": {}}
+FINETUNE: Final[dict[str, Any]] = {"finetune": {}}
 
 
 def zeros(network: Network, file: Path, *, channels: int = 1, heads: int | None = 2) -> None:
