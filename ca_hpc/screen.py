@@ -221,19 +221,3 @@ def transfer() -> Iterator[Callable[[int, int | None], None]]:
             bars.update(bar, completed=done, total=total, visible=True)
 
         yield progress
-
-
-def show_rows(rows: list[dict[str, str]]) -> None:
-    """Rows with the same keys as a table; nothing else where there are none."""
-    from rich.console import Console
-    from rich.table import Table
-
-    if not rows:
-        print("none")
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.imaging.crop import crop_box
 from ca_hpc.imaging.orientation import to_orientation
 
 Mask = NDArray[np.bool_]
@@ -79,7 +80,7 @@ def overlay_png(
     spacing = tuple(float(step) for step in oriented.header.get_zooms())
     values = np.asarray(oriented.dataobj, dtype=np.float32)
     masks = _mask(reference, label), _mask(prediction, label)
-    box = crop_around(masks[0] | masks[1], spacing)
+    box = crop_box(masks[0] | masks[1], spacing, margin_mm=MARGIN_MM)
     planes = [
         _plane((values, *masks), view, index=index, box=box, spacing=spacing)
         for view, index in zip((SAGITTAL, AXIAL), slice_indices(*masks), strict=True)
@@ -104,19 +105,6 @@ def slice_indices(reference: Mask, prediction: Mask) -> tuple[int, int]:
     filled = np.flatnonzero(shown.any(axis=(0, 1)))
     axial = int(wrong.argmax()) if wrong.any() else int(filled[filled.size // 2])
     return sagittal, axial
-
-
-def crop_around(masks: Mask, spacing: tuple[float, ...]) -> tuple[slice, ...]:
-    """The box around the true voxels with a margin of MARGIN_MM; everything if there are none."""
-    if not masks.any():
-        return tuple(slice(0, size) for size in masks.shape)
-    box = []
-    for axis, step in enumerate(spacing):
-        others = tuple(other for other in range(3) if other != axis)
-        filled = np.flatnonzero(masks.any(axis=others))
-        margin = round(MARGIN_MM / step)
-        box.append(slice(max(int(filled[0]) - margin, 0), int(filled[-1]) + margin + 1))
-    return tuple(box)
 
 
 def _plane(

@@ -11,11 +11,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import overhead, startup, submission
+from tests.bench import overhead, startup, submission, weights
 from tests.lab import slurm
 from tests.lab.places import cache_root
 
-ALONE: dict[str, Callable[[Path], None]] = {"startup": startup.measure}
+ALONE: dict[str, Callable[[Path], None]] = {
+    "startup": startup.measure,
+    "weights": weights.measure,
+}
 ON_SLURM: dict[str, Callable[[Path], None]] = {
     "submission": submission.measure,
     "overhead": overhead.measure,

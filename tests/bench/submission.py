@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ca_hpc.imaging.synthetic import write_dataset
 from tests.bench.pairs import compare
+from tests.checkpoints import write_checkpoint
 
 CLIENTS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 COUNTING = '#!/bin/sh\necho {name} >>"{log}"\nexec {program} "$@"\n'
@@ -19,11 +20,13 @@ COUNTING = '#!/bin/sh\necho {name} >>"{log}"\nexec {program} "$@"\n'
 def measure(folder: Path) -> None:
     """The job has ten tasks in five stages; it is held, so that nothing runs meanwhile."""
     write_dataset(folder / "data", people=6, seed=3, contrasts=("T2starw",))
-    (folder / "weights.pth").write_bytes(b"not read at submission, but for its digest")
+    # of the true size, 123 MB: they are read, and checked against the network
+    write_checkpoint(folder / "weights.pth", model="contrast-agnostic-v2")
     job = folder / "job.yaml"
     job.write_text(
         "kind: finetune\nname: bench\ncluster: lab\nruntime: none\n"
         "data: [{type: bids, path: data, label_suffix: _label-SC_seg}]\nweights: weights.pth\n"
+        "model: contrast-agnostic-v2\n"
         "resources: {prepare: {sbatch: {hold: true}}}\n"
     )
     log = folder / "calls"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.orientation import to_orientation
-from ca_hpc.report.overlay import OUTLINES, crop_around, overlay_png, slice_indices
+from ca_hpc.report.overlay import OUTLINES, overlay_png, slice_indices
 
 RPI_2x1x3 = np.diag([-2.0, 1.0, 3.0, 1.0])
 
@@ -84,14 +84,6 @@ def test_the_sagittal_slice_runs_through_the_reference_or_else_the_prediction() 
     assert slice_indices(off_centre, nothing)[0] == 3
     assert slice_indices(nothing, off_centre)[0] == 3
     assert slice_indices(nothing, nothing) == (10, 12)
-
-
-def test_the_crop_leaves_the_same_margin_in_mm_on_every_side() -> None:
-    mask = np.zeros((60, 60, 60), dtype=bool)
-    mask[30, 30, 30] = True
-    box = crop_around(mask, (2.0, 1.0, 4.0))
-    assert [(part.start, part.stop) for part in box] == [(22, 39), (14, 47), (26, 35)]
-    assert crop_around(np.zeros_like(mask), (1.0, 1.0, 1.0)) == (slice(0, 60),) * 3
 
 
 def test_thick_slices_are_drawn_as_thick_as_they_are() -> None:
