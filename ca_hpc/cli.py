@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from enum import Enum
@@ -108,7 +109,8 @@ def submit(
     job = prepare.read_job(job_file, host=host, overrides=overrides)
     if dry_run:
         dry = action.dry_run(job, host=host)
-        typer.echo(dry.text, nl=False)
+        shown = {"dry_run": dry.text, "warnings": dry.warnings}
+        typer.echo(json.dumps(shown, indent=2) if as_json else dry.text, nl=as_json)
         for text in dry.warnings:
             _warn(text)
         if dry.trouble is not None:
@@ -296,6 +298,8 @@ def _named(file: object) -> str:
 
 def main() -> None:
     """The entry point: errors become one screen of text and an exit code."""
+    # as an exception, so that what is half done is removed
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except CaHpcError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,10 @@ def image_build(
     ] = None,
     cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="For GPUs, or without.")] = True,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of base images; default: beside the output.")
+        Path | None,
+        typer.Option(
+            help="Folder of base images (not of weights by name); default: beside the output."
+        ),
     ] = None,
     base: Annotated[Path | None, typer.Option(help="An existing base image.")] = None,
     wheels: Annotated[
@@ -35,7 +37,6 @@ def image_build(
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
 ) -> None:
     """Build the image that tasks run in: a base, built once, and this package on top of it."""
-    import signal
     from datetime import datetime, timezone
 
     from ca_hpc import processes
@@ -44,8 +45,6 @@ def image_build(
     from ca_hpc.store.image_build import BuildRequest, build_image
     from ca_hpc.weights.store import WeightStore
 
-    # as an exception, it ends apptainer and removes what is half built
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     host = Host.here()
     made = build_image(
         BuildRequest(

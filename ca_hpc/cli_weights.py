@@ -59,6 +59,7 @@ def add(
     from datetime import datetime, timezone
 
     from ca_hpc.actions import weights as action
+    from ca_hpc.actions.job_weights import profiles_that_fit
     from ca_hpc.core import door
     from ca_hpc.weights.summary import in_a_job, summary
 
@@ -75,8 +76,11 @@ def add(
         typer.echo(door.dump(entry.manifest), nl=False)
         return
     _tell(summary(entry.manifest))
+    for doubt in entry.manifest.doubts:
+        typer.echo(f"warning: {doubt}", err=True)
     typer.echo("\nin a job:")
-    for line in in_a_job(entry.manifest, given=profile or what):
+    fitting = profiles_that_fit(entry.manifest)
+    for line in in_a_job(entry.manifest, given=profile or what, fitting=fitting):
         typer.echo(f"  {line}")
 
 

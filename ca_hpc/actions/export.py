@@ -214,9 +214,7 @@ def _command(
     run: RunFolder, arm: str, *, attempt: Path, work_folder: str, environment: Mapping[str, str]
 ) -> Command:
     # not the run's own mounts: data and weights may be gone, and the run may have moved
-    trainers = run.spec.trainers
-    mounts = [Mount(str(run.path), writable=True)] + ([Mount(trainers)] if trainers else [])
-    workflow = dataclasses.replace(run.workflow, mounts=tuple(mounts))
+    workflow = dataclasses.replace(run.workflow, mounts=(Mount(str(run.path), writable=True),))
     task = Task("export", "ca_hpc.steps.export", ("--run", str(run.path), "--arm", arm))
     stage = Stage(
         name="export",

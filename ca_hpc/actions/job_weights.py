@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.images import ImageInfo
 from ca_hpc.weights import describe, places
 from ca_hpc.weights import manifest as manifests
+from ca_hpc.weights.check import check_profile
 from ca_hpc.weights.manifest import SHORTEST, Manifest, Source
 from ca_hpc.weights.names import IN_IMAGE, PROFILES, is_digest, is_file_name
 from ca_hpc.weights.store import WeightStore
@@ -30,9 +32,18 @@ class JobWeights:
 
 
 def find(
-    wanted: str, *, store: WeightStore, image: ImageInfo | None, cache: Path, base: Path
+    wanted: str,
+    *,
+    store: WeightStore,
+    image: ImageInfo | None,
+    cache: Path,
+    base: Path,
+    users_store: Path,
 ) -> JobWeights:
-    """The weights that a job names: in the image, in the store, or a file. Raises CaHpcError."""
+    """The weights that a job names: in the image, in the store, or a file. Raises CaHpcError.
+
+    ``users_store``: where ``weights add`` puts them without ``--store``, for the hint.
+    """
     if is_file_name(wanted):
         return _plain_file(Path(wanted), cache=cache)
     name = configs.model(wanted, relative_to=base).name if wanted.endswith(PROFILES) else wanted
@@ -56,17 +67,19 @@ def find(
     if entry is not None:
         store.verify(entry, cache=cache / "digests.json")
         return JobWeights(str(entry.file), entry.manifest, mounted=True)
-    raise not_there(wanted, where=f"{'the image or ' if carried else ''}{store.folder}", base=base)
+    option = "" if store.root == users_store else f" --store {shlex.quote(str(store.root))}"
+    where = f"{'the image or ' if carried else ''}{store.folder}"
+    raise not_there(wanted, where=where, base=base, option=option)
 
 
-def not_there(wanted: str, *, where: str, base: Path) -> CaHpcError:
+def not_there(wanted: str, *, where: str, base: Path, option: str = "") -> CaHpcError:
     digits = wanted.removeprefix("sha256:")
     if digits != wanted and len(digits) < SHORTEST:
         return CaHpcError(f"{wanted}: too short", hint=f"give {SHORTEST} digits or more")
     return CaHpcError(
         f"no weights {wanted} in {where}",
-        hint=f"ca-hpc weights add {addable(wanted, base=base)} (what there is: ca-hpc weights "
-        "list)",
+        hint=f"ca-hpc weights add {addable(wanted, base=base)}{option} (what there is: "
+        f"ca-hpc weights list{option})",
     )
 
 
@@ -103,3 +116,15 @@ def _plain_file(path: Path, *, cache: Path) -> JobWeights:
     source = Source(name=path.name, sha256=sha256)
     manifest = describe.manifest_of(found, sha256=sha256, source=source, model=None)
     return JobWeights(str(path), manifest, mounted=True)
+
+
+def profiles_that_fit(manifest: Manifest) -> tuple[str, ...]:
+    """The shipped profiles whose network has these tensors."""
+    fitting = []
+    for name in configs.models():
+        model = configs.model(name, relative_to=Path())
+        if model.network is not None:
+            with contextlib.suppress(CaHpcError):
+                check_profile(manifest, model)
+                fitting.append(name)
+    return tuple(fitting)

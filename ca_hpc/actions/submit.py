@@ -127,10 +127,20 @@ def _write_records(run: RunFolder, job: Job, *, inputs: Inputs, pins: Pins, flow
     run.write("cases.json", inputs.cases)
     if inputs.model is not None:
         run.write_spec("model.json", inputs.model)
+    if job.spec.trainers is not None:
+        _copy_trainers(Path(job.spec.trainers), run.trainers)
     if inputs.weights is not None:
         run.write_spec("weights.json", inputs.weights.manifest)
     run.write("pins.json", pins)
     run.write("workflow.json", flow)  # last: its presence makes the folder a run
+
+
+def _copy_trainers(folder: Path, target: Path) -> None:
+    """The trainers as they are now: a training that is queued again must find the same ones."""
+    for file in sorted(folder.rglob("*.py")):
+        copy = target / file.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def _submit_stages(run: RunFolder, flow: Workflow, *, token: str) -> None:

@@ -68,6 +68,8 @@ def add(
         else:
             given = _path(addition.what, here=here)
         found, source = _read(given, addition, work=Path(work))
+        if source.member is not None:
+            say(f"taking {source.member} (others: --fold, --checkpoint)")
         if url is not None:
             source = dataclasses.replace(source, url=shown(url))
         _as_released(model, source)
@@ -135,6 +137,11 @@ def _read(given: Path, addition: Addition, *, work: Path) -> tuple[describe.Foun
             hint=WHAT_TO_GIVE,
         )
     if given.is_file() and not places.is_archive(given):
+        if addition.fold or addition.checkpoint:
+            raise CaHpcError(
+                f"{given} is one checkpoint: --fold and --checkpoint choose in a folder or archive",
+                hint="leave them out, or give the folder of the model",
+            )
         source = Source(name=given.name, sha256=sha256_file(given))
         return describe.read(given, trust=addition.trust), source
     place = places.find_checkpoint(given, fold=addition.fold, which=addition.checkpoint)

@@ -101,6 +101,13 @@ def _arm(spec: FinetuneSpec, name: str, arm: Arm, document: Document) -> Iterato
             at("epochs"),
             f"arms.{name}: 0 epochs leave a new head untrained; head: pretrained keeps it",
         )
+    frozen = setting("frozen_encoder_epochs")
+    if arm.weights != "random" and 0 < epochs <= frozen:
+        yield Problem(
+            at("frozen_encoder_epochs"),
+            f"arms.{name}: {frozen} frozen_encoder_epochs leave none of {epochs} epochs in which "
+            "the encoder learns",
+        )
     if 0 < epochs <= warmup:
         yield Problem(
             at("warmup_epochs"),

@@ -105,6 +105,9 @@ def _problem(kind: type, document: Document, detail: Any) -> Problem:
             wanted = detail["ctx"]["expected_tags"]
             place = document.place((*path, "type"))
             return Problem(place, f"{_dotted(path)}: type must be one of {wanted}", path)
+    example = _EXAMPLES.get(detail.get("ctx", {}).get("class_name"))
+    if detail["type"] == "dataclass_type" and example:
+        return Problem(place, f"{_dotted(path)}: should be like {example}", path)
     text = _WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
     text = text.replace("Input should", "should")
     if detail["type"] == "literal_error":
@@ -123,6 +126,14 @@ _WORDS: Final = {
     "int_type": "should be a whole number",
     "float_type": "should be a number",
     "too_short": "needs at least one",
+}
+
+
+# of keys whose form is not guessed
+_EXAMPLES: Final = {
+    "PatchSize": "{RL: 64, AP: 192, SI: 320}",
+    "ByAxis": "{RL: 1, AP: 1, SI: 1}",
+    "Crop": "{to: cord, margin: 30mm}",
 }
 
 

@@ -168,7 +168,7 @@ class TrainedOn:
 
     orientation: Annotated[Text, AfterValidator(_orientation)] | None = None  # SCT's code
     spacing: ByAxis | None = None  # mm
-    crop: Crop | Literal["none"] | None = None
+    crop: Crop | Literal["none", "cord"] | None = None  # cord: cut to it, by an unknown margin
     channels: Count | None = None
     __pydantic_config__ = STRICT
 

@@ -29,6 +29,7 @@ class Cases:
     dataset: str  # nnU-Net's name of the data set
     labels: Mapping[str, int]
     cases: tuple[Case, ...]
+    channel_names: tuple[str, ...] = ()  # nnU-Net chooses the normalisation by them; (): MRI
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def scan(spec: FinetuneSpec) -> Cases:
     problems: list[str] = []
     cases: list[Case] = []
     labels: dict[str, int] | None = None
+    channels: tuple[str, ...] = ()
     for position, source in enumerate(spec.data):
         name = source.name or f"s{position + 1}"
         here = Path(source.path)
@@ -56,11 +57,15 @@ def scan(spec: FinetuneSpec) -> Cases:
             problems.append(f"data[{position}]: {here} does not exist")
             continue
         own = spec.labels
+        names: tuple[str, ...] = ("MRI",)
         if isinstance(source, NnunetSource):
-            own = _nnunet_labels(here, problems)
+            own, names = _nnunet_labels(here, problems), _nnunet_channels(here)
         if labels is not None and dict(own) != labels:
             problems.append(f"data[{position}]: labels {dict(own)} differ from {labels} before it")
         labels = labels or dict(own)
+        if channels and names and _normalised(channels) != _normalised(names):
+            problems.append(f"data[{position}]: channels {names} differ from {channels} before it")
+        channels = channels or names
         found = list(SCANNERS[type(source)](source, here, problems))
         if not found and not problems:
             problems.append(f"data[{position}]: {_nothing_found(source)}")
@@ -88,7 +93,7 @@ def scan(spec: FinetuneSpec) -> Cases:
             hint="correct the paths and suffixes under `data:`, or the files",
         )
     dataset = f"Dataset501_{spec.name.replace('-', '_')}"
-    return Cases(dataset=dataset, labels=labels or {}, cases=tuple(cases))
+    return Cases(dataset, labels=labels or {}, cases=tuple(cases), channel_names=channels)
 
 
 def _bids(source: BidsSource, here: Path, problems: list[str]) -> Iterator[Found]:
@@ -207,6 +212,24 @@ def _nnunet_labels(here: Path, problems: list[str]) -> dict[str, int]:
         problems.append(f"{here}/dataset.json: labels {labels} are not numbered 1, 2, …")
         return {}
     return {name: int(value) for name, value in labels.items()}
+
+
+# channel names by which nnU-Net normalises otherwise than by the image's own mean and deviation
+# (preprocessing/normalization/map_channel_name_to_normalization.py)
+_OWN_NORMALISATION = {"ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1"}
+
+
+def _normalised(channels: tuple[str, ...]) -> tuple[str | None, ...]:
+    return tuple(n.casefold() if n.casefold() in _OWN_NORMALISATION else None for n in channels)
+
+
+def _nnunet_channels(here: Path) -> tuple[str, ...]:
+    """The names in the order of the channels; () where the file does not tell them."""
+    try:
+        names = json.loads((here / "dataset.json").read_text())["channel_names"]
+        return tuple(str(names[str(i)]) for i in range(len(names)))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ()
 
 
 def _nothing_found(source: BidsSource | NnunetSource | PairsSource) -> str:

@@ -16,10 +16,10 @@ def set_folders(*, raw: Path, preprocessed: Path, results: Path) -> None:
     os.environ.update({f"nnUNet_{name}": str(folder) for name, folder in folders.items()})
 
 
-def set_trainers(folder: str | None) -> None:
-    """Let nnU-Net 2.8.1 and later find trainers of the user's own in ``folder``."""
-    if folder is not None:
-        os.environ[TRAINERS_VARIABLE] = folder
+def set_trainers(folder: Path) -> None:
+    """Let nnU-Net 2.8.1 and later find trainers of the user's own in ``folder``, if it is there."""
+    if folder.is_dir():
+        os.environ[TRAINERS_VARIABLE] = str(folder)
 
 
 def results_folder(*, dataset: str, trainer: str, plans: str) -> Path:

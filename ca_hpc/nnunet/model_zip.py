@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import zipfile
@@ -11,6 +12,7 @@ from typing import IO, Any, Final, TypeAlias
 
 import torch
 
+from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.nnunet.trainer_search import resolve_trainer
 from ca_hpc.weights.checkpoint import Checkpoint
@@ -60,6 +62,15 @@ def write_reduced(checkpoint: Checkpoint, stream: IO[bytes]) -> None:
     torch.save(reduced, stream)  # a path would go into the bytes
 
 
+def _neighbours(file: Path, source: str) -> list[str]:
+    """The modules in the file's own folder that it imports."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if not isinstance(node, ast.expr)]
+    names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    first = {name.split(".")[0] for name in names}
+    return sorted(p.name for p in file.parent.glob("*.py") if p.stem in first and p != file)
+
+
 def trainer_source(name: str) -> str | None:
     """A trainer's module, with the function by which SCT finds it; None for nnU-Net's own.
 
@@ -68,7 +79,14 @@ def trainer_source(name: str) -> str | None:
     trainer = resolve_trainer(name)
     if trainer.__module__.split(".")[0] == "nnunetv2":
         return None
-    source = Path(inspect.getfile(trainer)).read_text(encoding="utf-8")
+    file = Path(inspect.getfile(trainer))
+    source = file.read_text(encoding="utf-8")
+    if needed := _neighbours(file, source):
+        raise CaHpcError(
+            f"the trainer {name} needs {', '.join(needed)} beside {file.name}, and a model takes "
+            "along one file only",
+            hint="put what it needs into its own file, and train with that",
+        )
     if "def get_trainer_class" in source:
         return source
     return f"{source.rstrip()}\n\n\ndef get_trainer_class():\n    return {name}\n"

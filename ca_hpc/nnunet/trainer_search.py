@@ -41,38 +41,51 @@ def resolve_trainer(name: str) -> type:
     Raises CaHpcError where there is none, where its module cannot be imported, and where it is not
     a nnU-Net trainer.
     """
-    known: dict[str, Definition] = {}
-    for definition in _definitions():
-        known.setdefault(definition.name, definition)  # nnU-Net's own first, then as listed
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
+    unreadable: list[str] = []
+    known = list(_definitions(unreadable))
+    places = [definition for definition in known if definition.name == name]
+    theirs = [d for d in places if not d.module.startswith(f"{OWN_PACKAGE[0]}.")]
+    if theirs and len(places) > 1:
+        files = ", ".join(str(definition.file) for definition in places)
+        raise CaHpcError(
+            f"There are {len(places)} trainers {name}: {files}.",
+            hint="Give yours a name of its own.",
+        )
+    if not places:
+        if unreadable:
+            raise CaHpcError(
+                f"There is no trainer {name}, and these files cannot be parsed: "
+                f"{'; '.join(unreadable)}.",
+                hint="Repair them.",
+            )
+        near = difflib.get_close_matches(name, {definition.name for definition in known}, n=3)
         raise CaHpcError(
             f"There is no trainer {name}, neither nnU-Net's own nor in {TRAINERS_VARIABLE} "
             f"({os.environ.get(TRAINERS_VARIABLE) or 'not set'}).",
             hint=f"Did you mean {', '.join(near)}?" if near else "Check the name.",
         )
-    found = _imported(known[name])
+    found = _imported(places[0])
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
         raise CaHpcError(
-            f"{name} ({known[name].module}) is not a nnU-Net trainer.",
+            f"{name} ({places[0].module}) is not a nnU-Net trainer.",
             hint="Name a class that inherits from nnUNetTrainer.",
         )
     return found
 
 
-def _definitions() -> Iterator[Definition]:
+def _definitions(unreadable: list[str]) -> Iterator[Definition]:
     import nnunetv2
 
     own = Path(nnunetv2.__path__[0]).parent
-    yield from _defined_below(own.joinpath(*OWN_PACKAGE), folder=own)
+    yield from _defined_below(own.joinpath(*OWN_PACKAGE), folder=own, unreadable=unreadable)
     for path in os.environ.get(TRAINERS_VARIABLE, "").split(os.pathsep):
         if path.strip():
-            yield from _defined_below(Path(path), folder=Path(path))
+            yield from _defined_below(Path(path), folder=Path(path), unreadable=unreadable)
 
 
-def _defined_below(place: Path, *, folder: Path) -> Iterator[Definition]:
+def _defined_below(place: Path, *, folder: Path, unreadable: list[str]) -> Iterator[Definition]:
     """The classes at the top of the modules below ``place``, outer folders first."""
     for file in sorted(place.rglob("*.py"), key=lambda file: (len(file.parts), file)):
         parts = file.relative_to(folder).with_suffix("").parts
@@ -80,7 +93,8 @@ def _defined_below(place: Path, *, folder: Path) -> Iterator[Definition]:
             continue
         try:
             tree = ast.parse(file.read_bytes())
-        except (SyntaxError, ValueError):  # what cannot be parsed cannot be imported
+        except (SyntaxError, ValueError) as error:  # what cannot be parsed cannot be imported
+            unreadable.append(f"{file.name} ({error})")
             continue
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
@@ -93,8 +107,9 @@ def _imported(definition: Definition) -> object:
     try:
         with temporarily_extend_syspath(str(definition.folder)):
             module = importlib.import_module(definition.module)
-    except (ImportError, RuntimeError, AttributeError, NameError, OSError) as error:
-        # torch raises a RuntimeError at the import of a torchvision that does not fit it
+    except (Exception, SystemExit) as error:
+        # a user's module may do anything when it is imported; torch raises a RuntimeError at the
+        # import of a torchvision that does not fit it
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CaHpcError(
             f"The trainer {definition.name} cannot be imported: {reason}",

@@ -11,8 +11,8 @@ from typing import Any
 from ca_hpc.core.model import training_id
 from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.core.states import derive_state
-from ca_hpc.core.units import format_duration
 from ca_hpc.report.comparison import compare
+from ca_hpc.report.facts import facts
 from ca_hpc.report.model import CaseScore, Comparison, Curve, Overlay, ReportContent, TaskRow
 from ca_hpc.report.outcome import outcome
 from ca_hpc.report.scores import read_scores
@@ -41,7 +41,7 @@ def gather(run: RunFolder, *, created: str) -> ReportContent:
         curves=tuple(_curves(run, spec)),
         tasks=tuple(_tasks(run)),
         overlays=tuple(_overlays(run, scores, arms=arms)),
-        facts=tuple(_facts(run, spec)),
+        facts=tuple(facts(run, spec)),
     )
 
 
@@ -147,26 +147,3 @@ def _overlays(
                     label=value,
                 ),
             )
-
-
-def _facts(run: RunFolder, spec: FinetuneSpec) -> Iterator[tuple[str, str]]:
-    workflow, pins, cases = run.workflow, run.pins, run.cases.cases
-    yield "ca-hpc", pins.ca_hpc
-    yield "submitted", pins.created
-    yield "cluster", run.cluster.name
-    image = workflow.runtime.image
-    yield "image", f"sha256:{image.sha256}" if image else "none (runtime: none)"
-    yield "weights", f"sha256:{pins.weights.sha256}" if pins.weights else "none"
-    people = len({case.person for case in cases})
-    yield "data", f"{len(cases)} images of {people} people"
-    yield "splits", f"{spec.splits.folds} folds by person, seed {spec.splits.seed}"
-    training = spec.training
-    yield (
-        "training",
-        f"{training.epochs} epochs of {training.iterations_per_epoch} iterations, "
-        f"seed {training.seed}, {training.trainer}",
-    )
-    seconds = sum(r.seconds for t in workflow.tasks if (r := run.result(t.id)) is not None)
-    yield "task time", format_duration(seconds)
-    for warning in pins.warnings:
-        yield "warning", warning

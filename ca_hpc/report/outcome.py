@@ -14,21 +14,20 @@ from ca_hpc.report.tables import grouped, per_person
 
 Standing = Literal["behind", "level", "ahead", "open", "few"]
 
-# How the pretrained arms stand against a control of each kind. "Use it" also when the difference
-# is not clear: nnU-Net from scratch needs no foreign weights, and who fine-tunes has to show a gain
+# A mean Dice below it is no segmentation: differences between such arms are noise among failures
+NOTHING: Final = 0.1
+
+# How the pretrained arms stand against a control of each kind
 VERDICTS: Final[Mapping[str, Mapping[Standing, str]]] = {
     "random": {
-        "behind": "Training from scratch did better here: {baseline} beat {arms}. "
-        "Fine-tuning is just another baseline: use {baseline}.",
+        "behind": "Training from scratch did better here: {baseline} beat {arms}.",
         "level": "Training from scratch did at least as well here: on average {arms} brought no "
-        "gain over {baseline}. That {baseline} is better is not clear. "
-        "Fine-tuning is just another baseline: use {baseline}.",
+        "gain over {baseline}. That {baseline} is better is not clear.",
         "ahead": "Fine-tuning did better here than training from scratch: {arms} beat {baseline}.",
         "open": "Fine-tuning and training from scratch cannot be told apart here: {arms} did "
-        "better than {baseline} on average, but not clearly. "
-        "Fine-tuning is just another baseline.",
+        "better than {baseline} on average, but not clearly.",
         "few": "{arms} did better than {baseline}, training from scratch, on average; with so few "
-        "people no test can tell whether that is chance. Fine-tuning is just another baseline.",
+        "people no test can tell whether that is chance.",
     },
     "shuffled": {
         "behind": "The shuffled control did better here: {baseline} beat {arms}. "
@@ -44,20 +43,41 @@ VERDICTS: Final[Mapping[str, Mapping[Standing, str]]] = {
     },
 }
 
+# What follows from it. "Use it" also when the difference is not clear: nnU-Net from scratch needs
+# no foreign weights, and who fine-tunes has to show a gain
+ADVICE: Final[Mapping[str, Mapping[Standing, str]]] = {
+    "random": {
+        "behind": " Fine-tuning is just another baseline: use {baseline}.",
+        "level": " Fine-tuning is just another baseline: use {baseline}.",
+        "open": " Fine-tuning is just another baseline.",
+        "few": " Fine-tuning is just another baseline.",
+    },
+}
+
 
 def outcome(
     scores: Sequence[CaseScore], comparisons: Sequence[Comparison], *, weights: Mapping[str, str]
 ) -> Iterator[str]:
-    """Label by label: the verdicts, the best arm, its comparisons. ``weights``: by arm."""
+    """Label by label: whether anything works, the verdicts, the best arm, its comparisons.
+
+    ``weights``: by arm. Where nothing works nothing is advised.
+    """
     labels = grouped(scores, lambda score: score.label)
     for label, ours in labels.items():
         compared = [c for c in comparisons if c.label == label]
         means = shared_means(ours, arms=tuple(weights))
+        tests = sum(c.p is not None for c in compared)
+        failure = _failure(ours, label=label)
         name = f"{label}: " if len(labels) > 1 else ""
         for sentence in (
-            *_verdicts(compared, weights=weights),
+            *failure,
+            *_verdicts(compared, weights=weights, advice={} if failure else ADVICE),
             _best(means),
-            *(comparison_sentence(c) for c in compared if {c.arm, c.baseline} & set(means.best)),
+            *(
+                comparison_sentence(c, tests=tests)
+                for c in compared
+                if {c.arm, c.baseline} & set(means.best)
+            ),
         ):
             yield name + sentence
 
@@ -90,14 +110,32 @@ def shared_means(scores: Sequence[CaseScore], *, arms: tuple[str, ...]) -> Share
     )
 
 
-def _verdicts(comparisons: Sequence[Comparison], *, weights: Mapping[str, str]) -> Iterator[str]:
-    """A sentence per control that pretrained arms could be compared with."""
+def _failure(scores: Sequence[CaseScore], *, label: str) -> tuple[str, ...]:
+    """The sentence that no arm works, if so; each arm counts with everybody whom it has scored."""
+    people = [per_person(ours) for ours in grouped(scores, lambda score: score.arm).values()]
+    highest = max((fmean(dice.values()) for dice in people if dice), default=None)
+    if highest is None or highest >= NOTHING:
+        return ()
+    return (
+        f"No arm segments {label} here: the best mean Dice is {highest:.3f}. "
+        "What follows compares failures.",
+    )
+
+
+def _verdicts(
+    comparisons: Sequence[Comparison],
+    *,
+    weights: Mapping[str, str],
+    advice: Mapping[str, Mapping[Standing, str]],
+) -> Iterator[str]:
+    """A verdict per control that pretrained arms could be compared with, and what it advises."""
     for control, start in weights.items():
         against = [c for c in comparisons if c.baseline == control and c.n]
         if start in VERDICTS and against and weights[against[0].arm] == "pretrained":
             standing, named = standing_of(against)
             arms = _listed([c.arm for c in named])
-            yield VERDICTS[start][standing].format(arms=arms, baseline=control)
+            text = VERDICTS[start][standing] + advice.get(start, {}).get(standing, "")
+            yield text.format(arms=arms, baseline=control)
 
 
 def standing_of(against: Sequence[Comparison]) -> tuple[Standing, Sequence[Comparison]]:
@@ -137,8 +175,8 @@ def _best(means: SharedMeans) -> str:
     return f"{_listed(means.best)} {have} the highest mean Dice, {highest:.3f} over {people}."
 
 
-def comparison_sentence(comparison: Comparison) -> str:
-    """One comparison with everything that is known of it."""
+def comparison_sentence(comparison: Comparison, *, tests: int) -> str:
+    """One comparison with everything that is known of it. ``tests``: for so many p is corrected."""
     c = comparison
     pair = f"{c.arm} against {c.baseline}"
     if c.mean is None:
@@ -151,16 +189,22 @@ def comparison_sentence(comparison: Comparison) -> str:
         else [f"95 % interval {c.interval[0]:+.3f} to {c.interval[1]:+.3f}"]
     )
     known += [] if c.p is None else [p_text(c.p)]
+    known += [f"corrected for {tests} comparisons"] if c.p is not None and tests > 1 else []
     brackets = f" ({', '.join(known)})" if known else ""
     return (
         f"{pair}: {c.mean:+.3f} in Dice{brackets}, higher for {c.higher} and lower for {c.lower} "
-        f"of {_people(c.n)}.{_caution(c)}"
+        f"of {_people(c.n)}.{_caution(c, tests=tests)}"
     )
 
 
-def _caution(comparison: Comparison) -> str:
+def _caution(comparison: Comparison, *, tests: int) -> str:
     if comparison.too_few:
-        return f" So few people cannot reach p < {ALPHA}, whatever their scores."
+        differ = comparison.higher + comparison.lower  # the test leaves the others out
+        people = _people(comparison.n)
+        if differ < comparison.n:
+            people += f", {differ} of them with a difference,"
+        why = f"With {tests} comparisons, {people}" if tests > 1 else people
+        return f" {why} cannot reach p < {ALPHA}, whatever their scores."
     if comparison.p is not None and comparison.p < ALPHA and not is_clear(comparison):
         return " The test finds a difference, the mean does not: look at the figure for outliers."
     return ""

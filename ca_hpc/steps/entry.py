@@ -60,7 +60,7 @@ def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = No
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(int(error.exit_code))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of a trainer's module: no success
         # the trace goes to the task's log for whoever mends it, the sentence to `status`
         traceback.print_exc()
         _leave(call, message=f"{type(error).__name__}: {error}", hint="see the task's log")

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Final
 
+from ca_hpc.core.arms import arm_training
 from ca_hpc.core.codec import decode
 from ca_hpc.core.export import REQUEST_NAME, ZIP_NAME, ExportRequest
-from ca_hpc.core.spec import Crop
+from ca_hpc.core.spec import Crop, Training
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.folders import CONFIGURATION, set_trainers
+from ca_hpc.nnunet.folders import set_trainers
 from ca_hpc.nnunet.plans import ARRAY_AXES
-from ca_hpc.report.model_card import FoldScore, ModelCard, model_card
+from ca_hpc.report.model_card import (
+    CROPPED_SCORES,
+    FoldScore,
+    ModelCard,
+    by_axis,
+    crop_text,
+    model_card,
+    training_length,
+)
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import manifest
@@ -33,7 +42,7 @@ def export(call: StepCall) -> None:
     """Write ``model.zip`` into the attempt folder, as its ``request.json`` says."""
     from ca_hpc.nnunet.model_zip import trainer_source, write_zip
 
-    set_trainers(call.run.spec.trainers)
+    set_trainers(call.run.trainers)
     request = decode(ExportRequest, (call.attempt / REQUEST_NAME).read_text())
     folds = {fold: path for fold, path in call.run.folds(call.arm) if fold in request.folds}
     model = folds[request.folds[0]].parent
@@ -89,6 +98,9 @@ def _card(
 ) -> ModelCard:
     model = folds[request.folds[0]].parent
     trainer, plans_name, configuration = model.name.split("__")
+    training = arm_training(run.spec.training, run.spec.arms[arm])
+    splits = run.file("splits.json")
+    folds_of_splits = json.loads(splits.read_text()) if splits.is_file() else ()
     return ModelCard(
         dataset=model.parent.name,
         trainer=trainer,
@@ -97,8 +109,12 @@ def _card(
         checkpoint=request.checkpoint_name,
         validated_with=f"checkpoint_{run.spec.validation.checkpoint}.pth",
         scores=tuple(_score(fold, path) for fold, path in folds.items()),
+        trained_on={
+            str(fold): len(split["train"]) if training.epochs else 0
+            for fold, split in enumerate(folds_of_splits)
+        },
         facts=_facts(run, model),
-        pins=_pins(run, arm),
+        pins=_pins(run, arm, training=training),
         pretrained=_pretrained(run, arm),
         own_trainer=own_trainer,
     )
@@ -118,38 +134,33 @@ def _facts(run: RunFolder, model: Path) -> tuple[tuple[str, str], ...]:
     plans, dataset = (
         json.loads((model / name).read_text()) for name in ("plans.json", "dataset.json")
     )
-    own = plans["configurations"][CONFIGURATION]
     axes = [ARRAY_AXES[axis] for axis in plans["transpose_forward"]]
     crop = run.spec.crop
-
-    def by_axis(values: Sequence[float]) -> str:
-        found = dict(zip(axes, values, strict=True))
-        return ", ".join(f"{axis} {found[axis]:g}" for axis in ("RL", "AP", "SI"))
-
     return (
         ("orientation (SCT's code)", dataset["image_orientation"]),
         ("channels", ", ".join(dataset["channel_names"].values())),
         ("labels", ", ".join(f"{label} {value}" for label, value in dataset["labels"].items())),
-        ("spacing, mm", by_axis(own["spacing"])),
-        ("patch, voxels", by_axis(own["patch_size"])),
+        ("spacing, mm", by_axis(plans, "spacing")),
+        ("patch, voxels", by_axis(plans, "patch_size")),
         ("axes of the network's arrays", ", ".join(axes)),
         (
             "cropped before the training",
-            f"around the {crop.to}, margin {crop.margin:g} mm: crop images likewise"
+            f"{crop_text(crop)}: crop images likewise; {CROPPED_SCORES}"
             if isinstance(crop, Crop)
             else "no",
         ),
     )
 
 
-def _pins(run: RunFolder, arm: str) -> tuple[tuple[str, str], ...]:
+def _pins(run: RunFolder, arm: str, *, training: Training) -> tuple[tuple[str, str], ...]:
     pins, image, cases = run.pins, run.workflow.runtime.image, run.cases.cases
     return (
         ("run", f"{run.path.name}, arm {arm}, {pins.created}"),
         ("ca-hpc", pins.ca_hpc),
         ("nnU-Net", metadata.version("nnunetv2")),
         ("container image", f"sha256:{image.sha256}" if image else "none"),
-        ("trained on", f"{len(cases)} images of {len({case.person for case in cases})} people"),
+        ("data set", f"{len(cases)} images of {len({case.person for case in cases})} people"),
+        ("training", training_length(training)),
     )
 
 

@@ -59,9 +59,10 @@ def prepare(call: StepCall) -> None:
             f"cases have different numbers of channels: {sorted(channels)}",
             hint="give every case the same channels",
         )
-    names = {0: "MRI"} if channels == {1} else {i: f"channel{i}" for i in range(channels.pop())}
+    count = channels.pop()
+    unnamed = ("MRI",) if count == 1 else tuple(f"channel{i}" for i in range(count))
     dataset = {
-        "channel_names": {str(i): name for i, name in names.items()},
+        "channel_names": dict(enumerate(data.channel_names or unnamed)),
         "labels": {"background": 0, **data.labels},
         "numTraining": len(data.cases),
         "file_ending": ".nii.gz",

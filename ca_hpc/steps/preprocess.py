@@ -49,7 +49,7 @@ def preprocess(call: StepCall) -> None:
     for name in dict.fromkeys(by):
         call.say(f"preprocess {dataset} by {name}")
         planning.preprocess(dataset, plans_name=name, processes=call.cpus)
-    _check_trainers(spec)
+    _check_trainers(spec, run)
     _check_weights(call, spec, run, plans={arm: plans[kind] for arm, kind in kinds.items()})
     run.write("arms.json", {arm: plans[kind]["plans_name"] for arm, kind in kinds.items()})
 
@@ -126,11 +126,11 @@ def _spacing(spec: FinetuneSpec, model: Model) -> ByAxis | None:
     return model.trained_on.spacing
 
 
-def _check_trainers(spec: FinetuneSpec) -> None:
+def _check_trainers(spec: FinetuneSpec, run: RunFolder) -> None:
     """Raise CaHpcError for a trainer that the trainings would not find."""
     from ca_hpc.nnunet.trainer_search import resolve_trainer
 
-    set_trainers(spec.trainers)
+    set_trainers(run.trainers)
     for name in sorted({arm.trainer or spec.training.trainer for arm in spec.arms.values()}):
         resolve_trainer(name)
 

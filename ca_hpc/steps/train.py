@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from pathlib import Path
 
+from ca_hpc.core.arms import arm_training
 from ca_hpc.core.model import INTERRUPTED_STATUS
-from ca_hpc.core.spec import Arm, FinetuneSpec, Training
+from ca_hpc.core.spec import Arm, FinetuneSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_trainers
@@ -32,7 +32,7 @@ def train(call: StepCall) -> int:
         # of an attempt that was killed after its last act, the rename
         call.say(f"fold {call.fold} of {call.arm} is finished: {published}")
         return 0
-    set_trainers(spec.trainers)
+    set_trainers(run.trainers)
     outcome = train_fold(
         FoldCall(
             trainer=training.trainer,
@@ -74,15 +74,6 @@ def train(call: StepCall) -> int:
         # two files of twice the network's size each; the fold is whole without them
         shutil.rmtree(attempt / "resume", ignore_errors=True)
     return 0
-
-
-def arm_training(training: Training, arm: Arm) -> Training:
-    """The arm's settings over the common ones, wherever both have the key."""
-    names = [field.name for field in dataclasses.fields(training)]
-    own = {name: value for name in names if (value := getattr(arm, name, None)) is not None}
-    if arm.weights == "random":
-        own["frozen_encoder_epochs"] = 0  # it has learnt nothing yet
-    return dataclasses.replace(training, **own)
 
 
 def _start(call: StepCall, arm: Arm) -> Start | None:

@@ -11,6 +11,7 @@
     tasks/TASK/result.json                 how the task's newest finished attempt ended
     nnunet/raw  nnunet/preprocessed        nnU-Net's folders, of this run alone
     results/ARM/DATASET/TRAINER__PLANS__3d_fullres/fold_K    published folds, by arm
+    trainers/                              the user's own trainers, as they were at submission
     evaluation/  report.html  exports/
 
 Every file has one writer and is replaced in one step (``store/atomic.py``).
@@ -208,6 +209,11 @@ class RunFolder:
         if not self.file("tasks", task_id, "result.json").is_file():
             return None
         return self._read(Result, f"tasks/{task_id}/result.json")
+
+    @property
+    def trainers(self) -> Path:
+        """Trainers of the user's own, copied at submission; absent without any."""
+        return self.file("trainers")
 
     # --- nnU-Net ---------------------------------------------------------------------------
 

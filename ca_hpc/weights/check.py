@@ -14,6 +14,7 @@ from ca_hpc.weights.topology import canonical_name, tensor_shapes
 
 MANY_EPOCHS: Final = 1000
 ORIENTATION: Final = "RPI"  # that of every image here (steps/prepare)
+UNNAMED: Final = "pretrained"  # the model of weights that belong to no profile
 # nnU-Net's planner takes the axis of the largest spacing first and leaves the others as they are
 PLANNED_AXES: Final[tuple[tuple[Axis, Axis, Axis], ...]] = (
     ("SI", "AP", "RL"),
@@ -29,6 +30,12 @@ def check_profile(manifest: Manifest, model: Model) -> None:
         raise CaHpcError(
             f"weights {manifest.source.name} have {_count(manifest.channels, 'input channel')}, "
             f"profile {model.name} says {channels}",
+            hint=_ANOTHER,
+        )
+    if model.network is None and manifest.network is None:
+        raise CaHpcError(
+            f"profile {model.name} leaves its network to the release's own plans, and "
+            f"{manifest.source.name} has none: it is another release",
             hint=_ANOTHER,
         )
     if model.network is not None:
@@ -72,8 +79,11 @@ def check_fit(manifest: Manifest, network: Network, *, name: str) -> None:
     )
 
 
-def check_task(manifest: Manifest, spec: FinetuneSpec, *, channels: int) -> None:
-    """Input channels, and for arms that keep the head its outputs. Raises CaHpcError."""
+def check_task(manifest: Manifest, spec: FinetuneSpec, *, channels: int, labels: int) -> None:
+    """Input channels, and for arms that keep the head its outputs. Raises CaHpcError.
+
+    ``labels``: of the data, without background; a raw nnU-Net data set brings its own.
+    """
     own = manifest.channels
     if channels < own:
         raise CaHpcError(
@@ -86,26 +96,51 @@ def check_task(manifest: Manifest, spec: FinetuneSpec, *, channels: int) -> None
             hint="stem: repeat, so that every channel starts from the weights' own, scaled; or "
             f"give {_count(own, 'channel')}",
         )
-    heads = len(spec.labels) + 1
+    heads = labels + 1
     for arm, setting in spec.arms.items():
         if setting.head == "pretrained" and setting.weights != "random" and manifest.heads != heads:
             raise CaHpcError(
                 f"arms.{arm} keeps the weights' head, which has {manifest.heads or 'no'} "
-                f"output{'s' * (manifest.heads != 1)}; {_count(len(spec.labels), 'label')} and the "
+                f"output{'s' * (manifest.heads != 1)}; {_count(labels, 'label')} and the "
                 f"background need {heads}",
                 hint="head: new, or the labels of the pretraining",
             )
 
 
-def warnings(spec: FinetuneSpec, model: Model | None) -> Iterator[str]:
+def about_head(
+    spec: FinetuneSpec, manifest: Manifest, *, labels: Mapping[str, int]
+) -> Iterator[str]:
+    """A sentence if a kept head was trained for labels of other names or values."""
+    kept = [n for n, a in spec.arms.items() if a.head == "pretrained" and a.weights != "random"]
+    if kept and manifest.labels is not None and dict(manifest.labels) != dict(labels):
+        yield (
+            f"arms.{kept[0]} keeps the head of weights for {_numbered(manifest.labels)}; the data "
+            f"have {_numbered(labels)}"
+        )
+
+
+def warnings(
+    spec: FinetuneSpec, model: Model | None, *, labels: Mapping[str, int]
+) -> Iterator[str]:
     """What is allowed and yet seldom meant, one sentence each, with the way out.
 
-    ``model``: what profile and weights together say.
+    ``model``: what profile and weights together say; ``labels``: of the data.
     """
     yield from _about_epochs(spec)
+    others = [name for name in labels if spec.crop != "none" and name != spec.crop.to]
+    if spec.crop != "none" and others:
+        yield (
+            f"crop: labels are cut around {spec.crop.to}; {' and '.join(others)} may lose parts "
+            "(label_voxels_lost in cases.tsv)"
+        )
     if model is None or model.network is None or not spec.pretrained:
         return
     trained = model.trained_on
+    if trained.orientation is None and model.name == UNNAMED:
+        yield (
+            "the weights do not say in which orientation their images were: their axes "
+            f"({', '.join(model.network.axes)}) hold for {ORIENTATION}"
+        )
     # the order of its letters does not matter: the network's axes are known
     if trained.orientation is not None and set(trained.orientation) != set(ORIENTATION):
         yield (
@@ -115,13 +150,14 @@ def warnings(spec: FinetuneSpec, model: Model | None) -> Iterator[str]:
         )
     if trained.crop == "none" and spec.crop != "none":
         yield (
-            f"crop: the images are cut to {spec.crop.to}, the weights were trained on whole ones "
-            "(crop: none)"
+            f"crop: the images are cut to {spec.crop.to}, the weights were trained on whole ones; "
+            "`crop: none` leaves them whole"
         )
-    if isinstance(trained.crop, Crop) and spec.crop == "none":
+    if trained.crop not in (None, "none") and spec.crop == "none":
+        crop = trained.crop if isinstance(trained.crop, Crop) else Crop()
         yield (
-            f"crop: the weights were trained on images cut to {trained.crop.to}, these are whole "
-            f"(crop: {{to: {trained.crop.to}, margin: {trained.crop.margin:g}mm}})"
+            f"crop: the weights were trained on images cut to {crop.to}, these are whole; "
+            f"`crop: {{to: {crop.to}, margin: {crop.margin:g}mm}}` cuts them"
         )
     yield from _about_spacing(spec, trained.spacing)
     if spec.plans.axes == "recipe":
@@ -130,7 +166,7 @@ def warnings(spec: FinetuneSpec, model: Model | None) -> Iterator[str]:
             "plans.axes: recipe leaves the axes to the planner; the weights were trained on "
             f"{', '.join(axes)}"
             + ("" if axes in PLANNED_AXES else ", which no planner chooses")
-            + " (axes: anatomical)"
+            + "; `axes: anatomical` keeps them"
         )
 
 
@@ -141,9 +177,9 @@ def _about_spacing(spec: FinetuneSpec, trained: ByAxis | None) -> Iterator[str]:
     told = " x ".join(f"{getattr(trained, axis):g}" for axis in ("RL", "AP", "SI"))
     start = f"plans.spacing: the weights were trained at {told} mm (RL x AP x SI), "
     if wanted == "dataset" or (wanted is None and spec.plans.axes == "recipe"):
-        yield start + "the planner will choose by the data (spacing: model)"
+        yield start + "the planner will choose by the data; `spacing: model` keeps theirs"
     elif wanted is not None:
-        yield start + "other than here (spacing: model)"
+        yield start + "other than here; `spacing: model` keeps theirs"
 
 
 def _about_epochs(spec: FinetuneSpec) -> Iterator[str]:
@@ -152,7 +188,7 @@ def _about_epochs(spec: FinetuneSpec) -> Iterator[str]:
         if arm.weights == "pretrained" and epochs >= MANY_EPOCHS:
             yield (
                 f"arms.{name}: {epochs} epochs; pretrained weights have been trained already, and "
-                f"the transfer-learning guide asks for fewer than {MANY_EPOCHS} (training.epochs)"
+                f"the transfer-learning guide asks for fewer than {MANY_EPOCHS}"
             )
 
 
@@ -162,6 +198,10 @@ def _body(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     The head is made anew for the labels at hand, as in nnU-Net's load_pretrained_weights.
     """
     return {canonical_name(name): shapes[name] for name in shapes if not name.startswith(HEAD)}
+
+
+def _numbered(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in labels.items())
 
 
 def _told(shape: Shape | None) -> str:

@@ -72,8 +72,14 @@ def read(
 def manifest_of(found: Found, *, sha256: str, source: Source, model: Model | None) -> Manifest:
     """The manifest. What ``model`` says counts, what the checkpoint says fills its gaps."""
     content = found.checkpoint.content
-    network = model.network if model else None
     trained_on = _trained_on(found, model)
+    network = _own_network(found, trained_on)
+    doubt = None
+    if model is not None and model.network is not None:
+        doubt = disagreement(model, network)
+        network = model.network
+        if doubt is not None:  # its spacing is by its axes
+            trained_on = dataclasses.replace(trained_on, spacing=model.trained_on.spacing)
     epochs = content.get("current_epoch", content.get("epoch"))
     trainer = content.get("trainer_name")
     return Manifest(
@@ -83,14 +89,33 @@ def manifest_of(found: Found, *, sha256: str, source: Source, model: Model | Non
         channels=found.topology.channels,
         heads=found.topology.heads,
         tensors=_entries(found.checkpoint),
-        network=network or _own_network(found, trained_on),
+        network=network,
         trained_on=trained_on,
+        labels=_labels(found),
         profile=model.name if model else None,
         trainer=trainer if isinstance(trainer, str) else None,
         epochs=epochs if type(epochs) is int else None,
         prefix=found.checkpoint.prefix,
         left_out=found.checkpoint.left_out,
+        doubts=() if doubt is None else (doubt,),
     )
+
+
+def disagreement(model: Model, own: Network | None) -> str | None:
+    """A sentence where profile and checkpoint name other axes: kernels of 3x3x3 tell nothing."""
+    if model.network is None or own is None or own.axes == model.network.axes:
+        return None
+    return (
+        f"axes: profile {model.name} says {', '.join(model.network.axes)}, and counts; the "
+        f"checkpoint's own plans say {', '.join(own.axes)}. Is it the right profile?"
+    )
+
+
+def _labels(found: Found) -> Mapping[str, int] | None:
+    labels = dict(_mapping(found.dataset_json.get("labels")))
+    labels.pop("background", None)
+    plain = all(isinstance(k, str) and type(v) is int for k, v in labels.items())
+    return labels if labels and plain else None  # regions are lists of values
 
 
 def _entries(checkpoint: Checkpoint) -> dict[str, TensorEntry]:

@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def fold(self) -> str | None:
-        found = re.fullmatch(r"fold_(\d+|all)", self.path.parent.name)
+        found = re.fullmatch(r"fold_(\d{1,4}|all)", self.path.parent.name)
         return found[1] if found else None
 
     @property

@@ -44,6 +44,7 @@ class Manifest:
     ``network`` is None where the file does not say on which axes it was trained: the job's
     ``model`` must. ``prefix``: what was taken off the tensors' names. ``also_from``: other files
     that held the very same tensors. ``left_out``: what of the file is not kept, and why.
+    ``doubts``: where the profile and the file contradict each other.
     """
 
     sha256: str
@@ -54,12 +55,14 @@ class Manifest:
     tensors: Mapping[str, TensorEntry]
     network: Network | None = None
     trained_on: TrainedOn = field(default_factory=TrainedOn)
+    labels: Mapping[str, int] | None = None  # without background; None: not known
     profile: str | None = None
     trainer: str | None = None
     epochs: int | None = None
     prefix: str = ""
     also_from: tuple[Source, ...] = ()
     left_out: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     added: str | None = None
     format: Literal[1] = 1
 

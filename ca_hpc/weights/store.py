@@ -50,11 +50,24 @@ class WeightStore:
     def entries(self) -> Iterator[Entry]:
         """All of them, oldest first. Raises CaHpcError for a damaged manifest."""
         found = []
-        if self.folder.is_dir():
-            for file in self.folder.glob(f"[0-9a-f]*/{MANIFEST}"):
-                text = file.read_text(encoding="utf-8", errors="replace")
-                found.append(Entry(file.parent / TENSORS, manifests.load(text, place=str(file))))
+        for folder in self._folders():
+            file = folder / MANIFEST
+            text = file.read_text(encoding="utf-8", errors="replace")
+            found.append(Entry(folder / TENSORS, manifests.load(text, place=str(file))))
         yield from sorted(found, key=lambda e: (e.manifest.added or "", e.manifest.sha256))
+
+    def _folders(self) -> list[Path]:
+        """Of the entries. Raises CaHpcError where they may not be seen: that is not "none"."""
+        try:
+            inside = list(self.folder.iterdir())
+            return [path for path in inside if (path / MANIFEST).is_file()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CaHpcError(
+                f"{self.folder} cannot be read: {error.strerror}",
+                hint="ask its owner, or name a store of your own: --store FOLDER, CA_HPC_STORE",
+            ) from error
 
     def find(self, name: str) -> Entry | None:
         """By profile, or by the sha256 (or its beginning) of the tensors or of their source."""
@@ -164,16 +177,39 @@ def _merged(stored: Manifest, given: Manifest, *, replace: bool) -> Manifest:
             f"ones for {given.profile}",
             hint=f"name them {stored.profile}, or give them the other name with --replace",
         )
+    told = _contradiction(stored, given)
+    if told is not None and not replace:
+        raise CaHpcError(
+            f"the weights of {given.source.name} are stored from {stored.source.name} with other "
+            f"{told}",
+            hint="jobs that name them rely on what is stored; --replace takes the new description",
+        )
     main = stored if given.profile is None and (stored.profile or not given.network) else given
     sources = (given.source, stored.source, *stored.also_from)
     others = {s.sha256: s for s in sources if s.sha256 != main.source.sha256}
     described = main if main.network or not stored.network else stored
+    if told is not None:
+        described = given
     return dataclasses.replace(
         main,
         network=described.network,
         trained_on=described.trained_on,
         also_from=tuple(others.values()),
     )
+
+
+def _contradiction(stored: Manifest, given: Manifest) -> str | None:
+    """What two descriptions of the same tensors say differently, if both say it."""
+    if stored.network and given.network and stored.network.axes != given.network.axes:
+        return f"axes: {', '.join(stored.network.axes)}, not {', '.join(given.network.axes)}"
+    ours, theirs = stored.trained_on, given.trained_on
+    for name in ("spacing", "orientation", "crop"):
+        if (
+            None not in (known := (getattr(ours, name), getattr(theirs, name)))
+            and len(set(map(repr, known))) > 1
+        ):
+            return f"{name}: {known[0]}, not {known[1]}"
+    return None
 
 
 def _write(manifest: Manifest, folder: Path) -> None:

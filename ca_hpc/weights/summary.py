@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ca_hpc.weights.manifest import Manifest, Source
 from ca_hpc.weights.names import PROFILES
 
@@ -44,21 +46,35 @@ def summary(manifest: Manifest) -> tuple[tuple[str, str], ...]:
             if crop is None
             else "none, whole images"
             if crop == "none"
+            else "to the cord, margin not known"
+            if crop == "cord"
             else f"to {crop.to}, margin {crop.margin:g} mm",
         ),
         ("not kept", ", ".join(manifest.left_out) or None),
+        *(("doubt", doubt) for doubt in manifest.doubts),
     ]
-    return tuple((name, str(value)) for name, value in rows if value is not None)
+    return tuple((name, _printable(str(value))) for name, value in rows if value is not None)
 
 
-def in_a_job(manifest: Manifest, *, given: str) -> tuple[str, ...]:
-    """The lines of a job file that name stored weights; ``given``: by what they were added."""
+def in_a_job(manifest: Manifest, *, given: str, fitting: Sequence[str]) -> tuple[str, ...]:
+    """The lines of a job file that name stored weights.
+
+    ``given``: by what they were added; ``fitting``: profiles whose network has these tensors.
+    """
     own = given.endswith(PROFILES)
     name = (given if own else manifest.profile) or f"sha256:{manifest.sha256}"
     lines = [f"weights: {name}" + "  # its path from the folder of the job" * own]
     if manifest.network is None:
-        lines.append("model: NAME  # a profile that says network and axes: see configs/models")
+        told = (
+            f"{fitting[0]}  # fits; is it that?" if fitting else "mine.yaml  # a profile of yours"
+        )
+        lines.append(f"model: {told}")
     return tuple(lines)
+
+
+def _printable(text: str) -> str:
+    """Names come out of foreign archives, and a terminal obeys what it is sent."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _origin(source: Source) -> str:

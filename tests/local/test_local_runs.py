@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -72,13 +73,48 @@ def test_a_killed_scheduler_leaves_no_task_running_for_ever(folder: Path) -> Non
     assert states(run)["report"] == "CANCELLED"
 
 
-def test_weights_that_do_not_fit_the_plans_stop_the_run_before_any_training(folder: Path) -> None:
-    write_checkpoint(folder / "other.pth", model="contrast-agnostic-v2")
-    text = JOB.replace("weights: null", "weights: other.pth").replace("random", "pretrained")
+def test_weights_that_do_not_fit_the_planners_network_stop_the_run_before_any_training(
+    folder: Path,
+) -> None:
+    # which network that is, nobody knows before the planner has run
+    write_checkpoint(folder / "own.pth", model="demo")
+    text = JOB.replace("weights: null", "weights: own.pth")
+    text = text.replace("{weights: random, plans: model}", "{weights: pretrained, plans: planner}")
     run = submit(folder, text)
     until(lambda: status(run)["ended"], seconds=200, what="the run did not end")
     tasks = {task["task"]: task for task in status(run)["tasks"]}
     assert tasks["preprocess"]["state"] == "FAILED"
     assert "encoder.stages.0.0.convs.0.conv.weight" in tasks["preprocess"]["cause"]
-    assert "(8, 1, 3, 3, 3)" in tasks["preprocess"]["cause"]
+    assert "(8, 1, 3, 3, 3) in the file" in tasks["preprocess"]["cause"]
     assert tasks["train-scratch-fold0"]["state"] == "CANCELLED"
+
+
+OWN_TRAINER = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+class nnUNetTrainerSlow(nnUNetTrainer):
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 0.00125
+"""
+
+
+def test_a_trainer_of_ones_own_is_used_as_it_was_at_submission(folder: Path) -> None:
+    own = folder / "my-trainers"
+    own.mkdir()
+    (own / "slow.py").write_text(OWN_TRAINER)
+    text = JOB + "trainers: my-trainers\n"
+    text = text.replace("training: {", "training: {trainer: nnUNetTrainerSlow, ")
+    run = submit(folder, text)
+    (own / "slow.py").write_text("raise SystemExit(0)\n")
+    until(lambda: status(run)["ended"], seconds=300, what="the run did not end")
+    assert set(states(run).values()) == {"COMPLETED"}
+    (progress,) = run.glob("tasks/train-*/attempts/*/progress.jsonl")
+    epochs = [json.loads(line) for line in progress.read_text().splitlines()]
+    assert [e["lr"] for e in epochs if e["event"] == "epoch"] == [0.00125]
+    done = ca_hpc("export", run, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (run / "exports").glob("*.zip")
+    with zipfile.ZipFile(archive) as found:
+        (source,) = (name for name in found.namelist() if name.endswith("trainer_class.py"))
+        assert "0.00125" in found.read(source).decode()

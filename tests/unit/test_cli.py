@@ -94,6 +94,23 @@ def test_a_valid_job_is_told_in_one_line(call: Call, job: Path) -> None:
     )
 
 
+def test_sessions_in_subject_labels_are_asked_about(call: Call, job: Path) -> None:
+    for session in ("Ses1", "Ses2"):
+        for folder, ending in (("", ""), ("derivatives/labels/", "_seg")):
+            file = (
+                job.parent / f"bids/{folder}sub-7{session}/anat/sub-7{session}_T2w{ending}.nii.gz"
+            )
+            file.parent.mkdir(parents=True)
+            file.touch()
+    shown = call("validate", str(job))
+    assert shown.code == 0
+    assert "warning: data: sub-7Ses1 and sub-7Ses2 of s1 count as several people" in shown.err
+    job.write_text(
+        JOB.replace("label_suffix: _seg}", "label_suffix: _seg, person: {pattern: '-([0-9]+)'}}")
+    )
+    assert call("validate", str(job)).err == ""
+
+
 def test_a_wrong_job_ends_with_2_and_all_problems_on_stderr(call: Call, job: Path) -> None:
     job.write_text(JOB + "training: {epochs: -1}\nlables: {}\n")
     shown = call("submit", str(job))

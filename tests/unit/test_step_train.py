@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from ca_hpc.core.arms import arm_training
 from ca_hpc.core.spec import Arm, Training
-from ca_hpc.steps.train import arm_training, publish
+from ca_hpc.steps.train import publish
 
 COMMON = Training(epochs=9, warmup_epochs=3, frozen_encoder_epochs=2, seed=4)
 

@@ -79,14 +79,15 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ("plans: {spacing: {RL: 1, AP: 1}}", "7:9: plans.spacing.SI is missing"),
         (
             "plans: {spacing: modle}",
-            "7:9: plans.spacing: should be keys with values, or should be 'model' or 'dataset'; "
+            "7:9: plans.spacing: should be like {RL: 1, AP: 1, SI: 1}, or should be 'model' or "
+            "'dataset'; "
             "did you mean model?",
         ),
         ("plans: {patch_size: {RL: 64, AP: 192}}", "7:9: plans.patch_size.SI is missing"),
         (
             "plans: {patch_size: atuo}",
-            "7:9: plans.patch_size: should be keys with values, or should be 'auto'; "
-            "did you mean auto?",
+            "7:9: plans.patch_size: should be like {RL: 64, AP: 192, SI: 320}, or should be "
+            "'auto'; did you mean auto?",
         ),
         ("crop: {margn: 30mm}", "7:8: unknown key crop.margn; did you mean margin?"),
         ("stem: repeated", "7:1: stem: should be 'exact' or 'repeat'; did you mean repeat?"),
@@ -176,7 +177,7 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
         ("resources: {train: {time: 24}}", 'a duration is text with a unit, like "24:00:00"'),
         ("resources: {train: {memory: 16}}", 'a size is text with a unit, like "512MB"'),
         ('resources: {train: {time: "25 hours ago"}}', "is not a duration"),
-        ("crop: cord", "crop: should be keys with values, or should be 'none'"),
+        ("crop: cord", "crop: should be like {to: cord, margin: 30mm}, or should be 'none'"),
         ("crop: {margin: 30}", 'crop.margin: a length is text with a unit, like "30mm"'),
         ('crop: {margin: "30"}', "crop.margin: '30' is not a length; write it with a unit"),
         ("crop: {margin: -1mm}", "crop.margin: '-1mm' is not a length"),
@@ -184,7 +185,10 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
         ("crop: {margin: 999cm}", "crop.margin: '999cm': a length is at most 1000mm"),
         ("crop: {to: lesion}", "crop.to: no label lesion; labels: cord"),
         ("plans: {axes: RPI}", "plans.axes: should be 'anatomical' or 'recipe'"),
-        ("plans: {spacing: [1, 1, 1]}", "should be 'model' or 'dataset', or should be keys with"),
+        (
+            "plans: {spacing: [1, 1, 1]}",
+            "should be 'model' or 'dataset', or should be like {RL: 1,",
+        ),
         ("plans: {spacing: {RL: 0, AP: 1, SI: 1}}", "plans.spacing.RL: should be greater than 0"),
         ("plans: {spacing: {RL: 1mm, AP: 1, SI: 1}}", "plans.spacing.RL: should be a number"),
         ("plans: {patch_size: {RL: 1, AP: 1, SI: 1.5}}", "SI: should be a whole number"),

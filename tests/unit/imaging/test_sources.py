@@ -241,6 +241,20 @@ def test_an_nnunet_data_set_keeps_its_channels_in_order(tmp_path: Path, put: Put
     assert {case.person for case in found.cases} == {"neck_a", "neck_b"}
 
 
+def test_names_of_channels_are_kept_since_nnunet_normalises_by_them(
+    tmp_path: Path, put: Put
+) -> None:
+    put("raw/imagesTr/a_0000.nii.gz", "raw/labelsTr/a.nii.gz")
+    put("other/imagesTr/b_0000.nii.gz", "other/labelsTr/b.nii.gz")
+    told = {"labels": {"background": 0, "cord": 1}, "channel_names": {"0": "CT"}}
+    (tmp_path / "raw/dataset.json").write_text(json.dumps(told))
+    assert scanned(tmp_path, NNUNET).channel_names == ("CT",)
+    told["channel_names"] = {"0": "T2"}
+    (tmp_path / "other/dataset.json").write_text(json.dumps(told))
+    (problem,) = problems(tmp_path, NNUNET, NNUNET.replace("raw", "other"))
+    assert "channels ('T2',) differ from ('CT',)" in problem
+
+
 def test_a_label_without_its_image_is_a_problem(tmp_path: Path, put: Put) -> None:
     put("raw/labelsTr/a.nii.gz", "raw/labelsTr/b[1].nii.gz", "raw/imagesTr/b[1]_0000.nii.gz")
     write_dataset(tmp_path / "raw", {"background": 0, "cord": 1})

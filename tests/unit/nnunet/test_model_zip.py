@@ -24,14 +24,13 @@ def test_nnunets_own_trainers_need_no_source() -> None:
 
 
 def test_another_trainers_source_is_loaded_as_sct_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "of_ours.py").write_text(OWN)
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
     source = trainer_source("nnUNetTrainerOfOurs")
     assert source is not None and source.startswith(OWN.rstrip())
-    file = tmp_path / "model" / "trainer_class.py"
-    file.parent.mkdir()
+    file = tmp_path_factory.mktemp("model") / "trainer_class.py"
     file.write_text(source)
     # spinalcordtoolbox/deepseg/nnunet.py, load_trainer_class_if_available
     spec = importlib.util.spec_from_file_location("trainer_class", file)

@@ -105,3 +105,27 @@ def test_another_class_is_not_taken_for_a_trainer(folder: Path) -> None:
     write(folder / "ours_d.py", "class NoTrainer: ...\n")
     with pytest.raises(CaHpcError, match="is not a nnU-Net trainer"):
         resolve_trainer("NoTrainer")
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerDA5", "nnUNetTrainerOfOurs"])
+def test_a_name_that_could_mean_two_trainers_is_refused(folder: Path, name: str) -> None:
+    # an edited copy under the old name would be passed over in silence
+    write(folder / "first.py", f"{IMPORT}class {name}(nnUNetTrainer): ...\n")
+    write(folder / "second.py", f"{IMPORT}class {name}(nnUNetTrainer): ...\n")
+    with pytest.raises(CaHpcError, match=f"trainers {name}: .*first.py") as refused:
+        resolve_trainer(name)
+    assert refused.value.hint == "Give yours a name of its own."
+
+
+def test_a_file_that_cannot_be_parsed_is_told_when_its_trainer_is_missing(folder: Path) -> None:
+    write(folder / "broken.py", "class Broken(:\n")
+    with pytest.raises(CaHpcError, match="no trainer Broken, and these files cannot be parsed"):
+        resolve_trainer("Broken")
+
+
+@pytest.mark.parametrize("line", ["raise SystemExit(0)", "raise ValueError('boom')"])
+def test_a_module_that_ends_or_fails_when_imported_is_named(folder: Path, line: str) -> None:
+    name = f"Ending{len(line)}"
+    write(folder / f"ending{len(line)}.py", f"{IMPORT}{line}\nclass {name}(nnUNetTrainer): ...\n")
+    with pytest.raises(CaHpcError, match=f"trainer {name} cannot be imported"):
+        resolve_trainer(name)

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from ca_hpc import configs
 from ca_hpc.core import door
 from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Pin, Runtime, TaskState
@@ -22,6 +23,8 @@ from ca_hpc.report.model import CaseScore, ReportContent
 from ca_hpc.report.scores import read_scores, write_comparison, write_scores
 from ca_hpc.screen import show_outcome
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.weights import manifest
+from ca_hpc.weights.manifest import Manifest, Source
 
 SPEC = """\
 kind: finetune
@@ -223,10 +226,124 @@ def test_the_facts_say_what_ran_on_what(run: RunFolder) -> None:
     facts = dict(gathered(run).facts)
     assert facts["image"] == "sha256:" + "ab" * 32
     assert facts["weights"] == "sha256:" + "cd" * 32
-    assert facts["data"] == "2 images of 2 people"
+    assert facts["data"] == "2 images of 2 people, from s1"
     assert facts["splits"] == "2 folds by person, seed 12345"
-    assert facts["training"] == "3 epochs of 250 iterations, seed 0, nnUNetTrainer"
+    assert facts["training seed"] == "0"
+    assert facts["crop"] == "none"
+    assert "model" not in facts and "training" not in facts
     assert facts["task time"] == "00:00:00"
+
+
+def plans(name: str, *, patch: tuple[int, int, int] = (32, 48, 64)) -> str:
+    """Of a planner that has put right-left first."""
+    own = {"patch_size": patch, "spacing": (0.8, 1.0, 0.5), "batch_size": 2}
+    content = {
+        "plans_name": name,
+        "transpose_forward": [2, 0, 1],
+        "configurations": {"3d_fullres": own},
+    }
+    return json.dumps(content)
+
+
+def test_every_arm_is_told_with_its_own_settings_before_it_has_plans(run: RunFolder) -> None:
+    job = SPEC.replace("{epochs: 3}", "{epochs: 3, warmup_epochs: 2, frozen_encoder_epochs: 1}")
+    job += (
+        "arms:\n"
+        "  gentle: {head: pretrained, initial_learning_rate: 0.001, iterations_per_epoch: 20}\n"
+        "  as-is: {weights: shuffled, epochs: 0, warmup_epochs: 0, trainer: nnUNetTrainerX}\n"
+        "  scratch: {weights: random, plans: planner}\n"
+    )
+    run.write_spec("spec.json", door.read(FinetuneSpec, job, file="job.yaml"))
+    facts = dict(gathered(run).facts)
+    assert facts["arm gentle"] == (
+        "pretrained weights, pretrained head; 3 epochs of 20 iterations; nnUNetTrainer; "
+        "initial learning rate 0.001; warm-up epochs 2; epochs with a frozen encoder 1; "
+        "plans not known"
+    )
+    assert facts["arm as-is"] == (
+        "shuffled weights, new head; 0 epochs: the network as it began; nnUNetTrainerX; "
+        "epochs with a frozen encoder 1; plans not known"
+    )
+    assert facts["arm scratch"] == (
+        "random weights; 3 epochs of 250 iterations; nnUNetTrainer; warm-up epochs 2; "
+        "plans not known"
+    )
+
+
+def test_an_arm_is_told_with_the_plans_it_is_to_be_trained_by(run: RunFolder) -> None:
+    run.write("arms.json", {"finetune": "nnUNetPlans_v4", "scratch": "nnUNetPlans"})
+    folder = run.preprocessed / "Dataset501_neck"
+    folder.mkdir(parents=True)
+    (folder / "nnUNetPlans_v4.json").write_text(plans("nnUNetPlans_v4"))
+    facts = dict(gathered(run).facts)
+    assert facts["arm finetune"].endswith(
+        "; plans nnUNetPlans_v4; patch RL 32, AP 64, SI 48 voxels; "
+        "spacing RL 0.8, AP 0.5, SI 1 mm; batch 2"
+    )
+    assert facts["arm scratch"].endswith("plans not known")
+    (folder / "nnUNetPlans.json").write_text('{"plans_na')
+    assert dict(gathered(run).facts)["arm scratch"].endswith("plans not known")
+
+
+def test_the_plans_of_published_folds_come_first(run: RunFolder) -> None:
+    publish(run, arms=("finetune",))
+    run.write("arms.json", {"finetune": "nnUNetPlans"})
+    folder = run.preprocessed / "Dataset501_neck"
+    folder.mkdir(parents=True)
+    (folder / "nnUNetPlans.json").write_text(plans("nnUNetPlans"))
+    assert "patch RL 32" in dict(gathered(run).facts)["arm finetune"]
+    published = run.results("finetune") / MODEL / "plans.json"
+    published.write_text(plans("nnUNetPlans", patch=(16, 48, 64)))
+    assert "patch RL 16" in dict(gathered(run).facts)["arm finetune"]
+
+
+def test_weights_are_told_by_name_and_origin(run: RunFolder) -> None:
+    source = Source("v4.zip", "ef" * 32, url="https://example.org/v4.zip", member="fold_0")
+    known = Manifest("cd" * 32, source, "unet", 1, 2, {}, profile="contrast-agnostic-v4")
+    run.file("weights.json").write_text(manifest.dump(known))
+    run.write_spec("model.json", configs.model("contrast-agnostic-v4", relative_to=Path()))
+    facts = dict(gathered(run).facts)
+    assert facts["weights"] == (
+        "contrast-agnostic-v4, v4.zip, fold_0, https://example.org/v4.zip, sha256:" + "cd" * 32
+    )
+    assert facts["model"] == "contrast-agnostic-v4"
+    run.file("weights.json").write_text("{")
+    assert dict(gathered(run).facts)["weights"] == "sha256:" + "cd" * 32
+
+
+def test_data_name_every_source_once(run: RunFolder) -> None:
+    cases = run.cases
+    more = tuple(replace(case, source="s2", id=f"s2-{case.subject}") for case in cases.cases)
+    run.write("cases.json", replace(cases, cases=(*cases.cases, *more)))
+    assert dict(gathered(run).facts)["data"] == "4 images of 2 people, from s1, s2"
+
+
+def test_a_crop_says_what_it_means_for_the_scores_and_what_it_has_cut(run: RunFolder) -> None:
+    job = SPEC + "crop: {to: cord, margin: 30mm}\n"
+    run.write_spec("spec.json", door.read(FinetuneSpec, job, file="job.yaml"))
+    facts = dict(gathered(run).facts)
+    assert facts["crop"] == (
+        "around cord, margin 30 mm; validation images too, by their own reference: what lies "
+        "outside is not scored, and Dice holds for images cropped like that"
+    )
+    assert "label voxels cut away" not in facts, "nobody knows yet"
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("case\tlabel_voxels_lost\na\t0\nb\t12\nc\t30\n", "42 in 2 images"),
+        ("case\tlabel_voxels_lost\na\t0\nb\t7\n", "7 in 1 image"),
+        ("case\tlabel_voxels_lost\na\t0\n", None),
+        ("case\nb\n", None),
+        ("case\tlabel_voxels_lost\nb\t12\nc\n", None),
+    ],
+)
+def test_label_voxels_that_were_cut_away_are_counted(
+    run: RunFolder, table: str, told: str | None
+) -> None:
+    run.file("cases.tsv").write_text(table)
+    assert dict(gathered(run).facts).get("label voxels cut away") == told
 
 
 def test_warnings_of_the_submission_are_among_the_facts(run: RunFolder) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ca_hpc.report.model_card import FoldScore, ModelCard, model_card
+import pytest
+
+from ca_hpc.core.spec import Training
+from ca_hpc.report.model_card import (
+    FoldScore,
+    ModelCard,
+    by_axis,
+    model_card,
+    training_length,
+)
 
 CARD = ModelCard(
     dataset="Dataset501_lesions",
@@ -15,6 +24,7 @@ CARD = ModelCard(
     checkpoint="checkpoint_final.pth",
     validated_with="checkpoint_final.pth",
     scores=(FoldScore("0", 0.93456, 12), FoldScore("2", math.nan, 3)),
+    trained_on={"0": 48, "1": 50},
     facts=(("labels", "background 0, cord 1"),),
     pins=(("image", "sha256:ab"),),
     pretrained=(),
@@ -22,10 +32,12 @@ CARD = ModelCard(
 )
 
 
-def test_each_fold_has_its_dice() -> None:
+def test_each_fold_has_its_dice_and_what_it_was_trained_on() -> None:
     text = model_card(CARD)
-    assert "| 0 | 0.9346 | 12 |" in text
-    assert "| 2 | not known | 3 |" in text
+    assert "| fold | Dice, mean over images | images | images trained on |" in text
+    assert "| 0 | 0.9346 | 12 | 48 |" in text
+    assert "| 2 | not known | 3 | not known |" in text
+    assert "| 50 |" not in text, "fold 1 is not in the zip"
     assert "Of checkpoint" not in text
 
 
@@ -36,6 +48,31 @@ def test_the_commands_name_what_is_in_the_zip() -> None:
         "nnUNetv2_predict -d 501 -c 3d_fullres -tr nnUNetTrainer -p nnUNetPlans_v4 -f 0 2 "
         "-chk checkpoint_final.pth -i IMAGES -o PREDICTIONS"
     ) in text
+
+
+def test_the_use_says_what_stock_nnunet_wants_of_the_images_and_without_a_gpu() -> None:
+    use = model_card(CARD).split("## Use")[1].split("##")[0]
+    assert "into RPI" in use and "CASE_0000.nii.gz" in use
+    assert "Without a GPU add `-device cpu`." in use
+
+
+def test_numbers_of_the_plans_are_told_by_anatomical_axis() -> None:
+    numbers = {"patch_size": [16, 32, 64], "spacing": [3.0, 1.0, 0.5]}
+    plans = {"transpose_forward": [2, 0, 1], "configurations": {"3d_fullres": numbers}}
+    assert by_axis(plans, "patch_size") == "RL 16, AP 64, SI 32"
+    assert by_axis(plans, "spacing") == "RL 3, AP 0.5, SI 1"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"),
+    [
+        (0, "0 epochs: the network as it began"),
+        (1, "1 epoch of 250 iterations"),
+        (7, "7 epochs of 250 iterations"),
+    ],
+)
+def test_the_length_of_a_training_is_told(epochs: int, told: str) -> None:
+    assert training_length(Training(epochs=epochs)) == told
 
 
 def test_scores_of_another_checkpoint_than_the_exported_one_say_so() -> None:

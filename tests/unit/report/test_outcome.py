@@ -77,7 +77,64 @@ def test_five_people_prove_nothing_whatever_their_scores() -> None:
     assert verdict.startswith(
         "finetune did better than scratch, training from scratch, on average; "
     )
-    assert numbers.endswith("So few people cannot reach p < 0.05, whatever their scores.")
+    assert numbers.endswith(" 5 people cannot reach p < 0.05, whatever their scores.")
+    assert "corrected" not in numbers, "there is one comparison"
+
+
+FOUR = {"finetune": "pretrained", **dict.fromkeys(("a", "b", "c", "d"), "random")}
+
+
+def test_a_p_that_is_corrected_says_for_how_many_comparisons() -> None:
+    six = HARD[:6]
+    numbers = told(scores(finetune=EASY[:6], a=six, b=six, c=six, d=six), FOUR)[-1]
+    assert "p = 0.125, corrected for 4 comparisons)" in numbers
+    assert numbers.endswith(
+        " With 4 comparisons, 6 people cannot reach p < 0.05, whatever their scores."
+    )
+
+
+def test_a_comparison_that_was_not_made_corrects_nothing() -> None:
+    numbers = told(scores(finetune=EASY, a=HARD, b=HARD), FOUR)[-3]
+    assert numbers.startswith("finetune against b") and "for 2 comparisons" in numbers
+
+
+def test_people_without_a_difference_do_not_count_for_the_test() -> None:
+    assert told(scores(finetune=(0.9, 0.9), scratch=(0.8, 0.9)))[-1].endswith(
+        " 2 people, 1 of them with a difference, cannot reach p < 0.05, whatever their scores."
+    )
+
+
+def test_when_no_arm_works_that_comes_first_and_nothing_is_advised() -> None:
+    found = told(scores(finetune=(0.02, 0.03), scratch=(0.03, 0.04)))
+    assert found[0] == (
+        "No arm segments cord here: the best mean Dice is 0.035. What follows compares failures."
+    )
+    assert found[1].startswith("Training from scratch did at least as well here")
+    assert "baseline:" not in " ".join(found)
+
+
+def test_one_arm_that_works_is_enough_for_advice() -> None:
+    found = told(scores(finetune=(0.02, 0.03), scratch=(0.1, 0.1)))
+    assert found[0].endswith("Fine-tuning is just another baseline: use scratch.")
+
+
+def test_an_arm_counts_as_working_by_everybody_whom_it_has_scored() -> None:
+    # over the one whom both have scored its mean would be 0.05
+    found = told(scores(finetune=(0.05, 0.9), scratch=(0.04, nan)))
+    assert not any(sentence.startswith("No arm") for sentence in found)
+
+
+def test_a_label_that_no_arm_segments_does_not_speak_for_another() -> None:
+    found = told(
+        [
+            *scores(finetune=HARD, scratch=EASY),
+            *scores(label="lesion", finetune=(0.0, 0.0), scratch=(0.0, 0.01)),
+        ]
+    )
+    assert found[0].startswith("cord: Training from scratch did better here")
+    lesion = [sentence for sentence in found if sentence.startswith("lesion: ")]
+    assert lesion[0].startswith("lesion: No arm segments lesion here: the best mean Dice is 0.005")
+    assert not any("use scratch" in sentence for sentence in lesion)
 
 
 def test_one_failed_segmentation_against_the_ranks_is_pointed_out() -> None:

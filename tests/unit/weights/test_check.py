@@ -320,13 +320,13 @@ MISFITS: Final[dict[str, Misfit]] = {
     # --- what the weights do not say ---
     "tensors alone": Misfit(
         of(demo()),
-        "do not say which network it is, or on which axes it was trained",
-        "name its profile: model: NAME",
+        "do not say on which axes they were trained",
+        "their tensors fit demo: model: demo, if they are that",
     ),
     "tensors alone with a profile that has no network": Misfit(
         of(released()),
-        "do not say which network it is, or on which axes it was trained",
-        "name its profile",
+        "profile contrast-agnostic-v3 leaves its network to the weights, and weights ",
+        "model: ",
         {"model": "contrast-agnostic-v3"},
     ),
     # --- names ---
@@ -563,7 +563,7 @@ AT_1MM: Final = {"spacing": {"RL": 1, "AP": 1, "SI": 1}}
 ODDITIES: Final[dict[str, Odd]] = {
     "1000 epochs": Odd(
         "arms.finetune: 1000 epochs; pretrained weights have been trained already, and the "
-        "transfer-learning guide asks for fewer than 1000 (training.epochs)",
+        "transfer-learning guide asks for fewer than 1000",
         {"training": {"epochs": 1000}},
     ),
     "many epochs of one arm": Odd(
@@ -571,25 +571,25 @@ ODDITIES: Final[dict[str, Odd]] = {
         {"arms": {"short": {}, "long": {"epochs": 2000}}},
     ),
     "whole images for cropped weights": Odd(
-        "crop: the weights were trained on images cut to cord, these are whole "
-        "(crop: {to: cord, margin: 20mm})",
+        "crop: the weights were trained on images cut to cord, these are whole; "
+        "`crop: {to: cord, margin: 20mm}` cuts them",
         {},
         {"crop": {"to": "cord", "margin": "20mm"}},
     ),
     "cropped images for weights of whole ones": Odd(
-        "crop: the images are cut to cord, the weights were trained on whole ones (crop: none)",
+        "the weights were trained on whole ones; `crop: none` leaves them whole",
         {"crop": {"to": "cord"}},
         {"crop": "none"},
     ),
     "the planner's spacing": Odd(
         "plans.spacing: the weights were trained at 1 x 1 x 1 mm (RL x AP x SI), the planner will "
-        "choose by the data (spacing: model)",
+        "choose by the data; `spacing: model` keeps theirs",
         {"plans": {"spacing": "dataset"}},
         AT_1MM,
     ),
     "another spacing": Odd(
-        "plans.spacing: the weights were trained at 1 x 1 x 1 mm (RL x AP x SI), other than here "
-        "(spacing: model)",
+        "plans.spacing: the weights were trained at 1 x 1 x 1 mm (RL x AP x SI), other than here; "
+        "`spacing: model` keeps theirs",
         {"plans": {"spacing": {"RL": 1, "AP": 0.5, "SI": 1}}},
         AT_1MM,
     ),
@@ -601,11 +601,11 @@ ODDITIES: Final[dict[str, Odd]] = {
     ),
     "axes of the recipe": Odd(
         "plans.axes: recipe leaves the axes to the planner; the weights were trained on RL, AP, "
-        "SI, which no planner chooses (axes: anatomical)",
+        "SI, which no planner chooses; `axes: anatomical` keeps them",
         {"plans": {"axes": "recipe"}},
     ),
     "axes of the recipe for weights that a planner laid": Odd(
-        "the weights were trained on SI, AP, RL (axes: anatomical)",
+        "the weights were trained on SI, AP, RL; `axes: anatomical` keeps them",
         {"plans": {"axes": "recipe"}},
         network=dataclasses.replace(demo(), axes=("SI", "AP", "RL")),
     ),

@@ -427,3 +427,16 @@ def test_a_network_of_another_kind_is_refused_with_the_files_name(
         describe.read(file)
     assert refused.value.message.startswith(f"{file}: ")
     assert told in refused.value.message
+
+
+def test_a_profile_with_other_axes_than_the_files_own_is_a_doubt(tmp_path: Path) -> None:
+    file = file_with(tmp_path, plans())  # whose transpose_forward means SI, AP, RL
+    model = Model(name="mine", network=network_of("demo"))
+    assert model.network is not None and model.network.axes == ("RL", "AP", "SI")
+    found = manifest(file, model=model)
+    assert found.network == model.network
+    (doubt,) = found.doubts
+    assert "profile mine says RL, AP, SI, and counts" in doubt
+    assert "own plans say SI, AP, RL" in doubt
+    # a spacing by those axes would be one by the wrong ones
+    assert found.trained_on.spacing is None

@@ -351,3 +351,28 @@ def test_a_store_of_others_is_read_and_not_written(store: WeightStore) -> None:
     with pytest.raises(CaHpcError, match=r"cannot write to .*: Is a directory"):
         add(store, 0.25)
     assert list(store.entries()) == [entry]
+
+
+def test_the_same_tensors_on_other_axes_are_not_taken_in_silence(store: WeightStore) -> None:
+    ours = network_of("demo")
+    theirs = dataclasses.replace(ours, axes=("SI", "AP", "RL"))
+    add(store, 0.5, about(network=ours))
+    with pytest.raises(CaHpcError, match="with other axes: RL, AP, SI, not SI, AP, RL"):
+        add(store, 0.5, about("other.zip", sha256=SECOND, network=theirs))
+    (kept,) = store.entries()
+    assert kept.manifest.network == ours
+    add(store, 0.5, about("other.zip", sha256=SECOND, network=theirs), replace=True)
+    (kept,) = store.entries()
+    assert kept.manifest.network == theirs
+
+
+def test_a_store_that_may_not_be_read_is_not_an_empty_one(
+    store: WeightStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    add(store, 0.5)
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read everything
+    with pytest.raises(CaHpcError, match="cannot be read: Permission denied"):
+        list(store.entries())

@@ -1,0 +1,114 @@
+"""What was done, for whoever reads a report years later: digests, data, arms, plans."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ca_hpc.core.arms import arm_training
+from ca_hpc.core.spec import Arm, Crop, FinetuneSpec, Training
+from ca_hpc.core.units import format_duration
+from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.folders import CONFIGURATION
+from ca_hpc.report.model_card import CROPPED_SCORES, by_axis, crop_text, training_length
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.weights import manifest
+
+
+def facts(run: RunFolder, spec: FinetuneSpec) -> Iterator[tuple[str, str]]:
+    """Names and values. What is missing in the run is left out, or said not to be known."""
+    workflow, pins, cases = run.workflow, run.pins, run.cases.cases
+    yield "ca-hpc", pins.ca_hpc
+    yield "submitted", pins.created
+    yield "cluster", run.cluster.name
+    image = workflow.runtime.image
+    yield "image", f"sha256:{image.sha256}" if image else "none (runtime: none)"
+    yield "weights", ", ".join(_weights(run)) or "none"
+    if (model := run.model) is not None:
+        yield "model", model.name
+    people = len({case.person for case in cases})
+    sources = ", ".join(dict.fromkeys(case.source for case in cases))
+    yield "data", f"{len(cases)} images of {people} people, from {sources}"
+    yield (
+        "crop",
+        f"{crop_text(spec.crop)}; {CROPPED_SCORES}" if isinstance(spec.crop, Crop) else "none",
+    )
+    if lost := [n for n in _label_voxels_lost(run.file("cases.tsv")) if n > 0]:
+        images = "1 image" if len(lost) == 1 else f"{len(lost)} images"
+        yield "label voxels cut away", f"{sum(lost)} in {images}"
+    yield "splits", f"{spec.splits.folds} folds by person, seed {spec.splits.seed}"
+    yield "training seed", str(spec.training.seed)
+    for name, arm in spec.arms.items():
+        training = arm_training(spec.training, arm)
+        told = (*_course(arm, training), *_plans_text(_plans(run, name)))
+        yield f"arm {name}", "; ".join(told)
+    seconds = sum(r.seconds for t in workflow.tasks if (r := run.result(t.id)) is not None)
+    yield "task time", format_duration(seconds)
+    for warning in pins.warnings:
+        yield "warning", warning
+
+
+def _weights(run: RunFolder) -> Iterator[str]:
+    """Name, origin and digest of the weights; nothing if the run has none."""
+    pin, file = run.pins.weights, run.file("weights.json")
+    if pin is None:
+        return
+    try:
+        known = manifest.load(file.read_text(), place=str(file))
+    except (OSError, CaHpcError):
+        known = None  # the digest alone still says which
+    if known is not None:
+        source = known.source
+        yield from filter(None, (known.profile, source.name, source.member, source.url))
+    yield f"sha256:{pin.sha256}"
+
+
+def _label_voxels_lost(file: Path) -> tuple[int, ...]:
+    """What the crop cut away of each case's label; empty while it is not known."""
+    try:
+        with file.open(newline="") as stream:
+            rows = list(csv.DictReader(stream, dialect="excel-tab"))
+        return tuple(int(row["label_voxels_lost"]) for row in rows)
+    except (OSError, KeyError, TypeError, ValueError):
+        return ()
+
+
+def _course(arm: Arm, training: Training) -> Iterator[str]:
+    """How an arm was trained. ``training``: with the arm's own settings in it."""
+    head = "" if arm.weights == "random" else f", {arm.head} head"
+    yield f"{arm.weights} weights{head}"
+    yield training_length(training)
+    yield training.trainer
+    if training.initial_learning_rate is not None:
+        yield f"initial learning rate {training.initial_learning_rate:g}"
+    if training.warmup_epochs:
+        yield f"warm-up epochs {training.warmup_epochs}"
+    if training.frozen_encoder_epochs:
+        yield f"epochs with a frozen encoder {training.frozen_encoder_epochs}"
+
+
+def _plans(run: RunFolder, arm: str) -> Mapping[str, Any] | None:
+    """The plans that the arm was trained by, or else is to be; None before they are made."""
+    files = [folder.parent / "plans.json" for _, folder in run.folds(arm)][:1]
+    if run.file("arms.json").is_file() and arm in (names := run.arm_plans):
+        files.append(run.preprocessed / run.cases.dataset / f"{names[arm]}.json")
+    for file in files:
+        try:
+            plans: dict[str, Any] = json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        return plans
+    return None
+
+
+def _plans_text(plans: Mapping[str, Any] | None) -> Iterator[str]:
+    if plans is None:
+        yield "plans not known"
+        return
+    yield f"plans {plans['plans_name']}"
+    yield f"patch {by_axis(plans, 'patch_size')} voxels"
+    yield f"spacing {by_axis(plans, 'spacing')} mm"
+    yield f"batch {plans['configurations'][CONFIGURATION]['batch_size']}"
