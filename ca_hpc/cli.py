@@ -65,6 +65,7 @@ def every_command(
 def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = None) -> None:
     """Check a job file, its profiles, its data, weights and image."""
     from ca_hpc.actions import prepare
+    from ca_hpc.actions.warnings import warnings
 
     host = prepare.Host.here()
     job = prepare.read_job(
@@ -72,7 +73,7 @@ def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = No
     )
     inputs = prepare.find_inputs(job, host=host)
     flow = prepare.workflow(job, inputs, host=host, run_folder=prepare.next_run_folder(job))
-    for text in prepare.warnings(job, inputs, flow):
+    for text in warnings(job, inputs, flow):
         _warn(text)
     people = len({case.person for case in inputs.cases.cases})
     typer.echo(

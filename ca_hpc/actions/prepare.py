@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ca_hpc import configs
-from ca_hpc.actions.job_weights import JobWeights, profiles_that_fit
+from ca_hpc.actions.job_model import check_patch_of, model_of
+from ca_hpc.actions.job_weights import JobWeights
 from ca_hpc.actions.job_weights import find as find_weights
 from ca_hpc.core import checks, door
-from ca_hpc.core.expand import expand, task_gpu_memory
+from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Mount, Pin, Runtime, Workflow
 from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Cases
@@ -23,13 +23,9 @@ from ca_hpc.core.spec import FinetuneSpec
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
 from ca_hpc.imaging.sources import scan
 from ca_hpc.imaging.splits import k_folds
-from ca_hpc.nnunet.plans import check_patch
-from ca_hpc.nnunet.sizes import check_memory
 from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import check
-from ca_hpc.weights.describe import disagreement, known_of_both
-from ca_hpc.weights.manifest import Manifest
 from ca_hpc.weights.names import IN_IMAGE, is_digest, is_file_name
 from ca_hpc.weights.store import WeightStore
 
@@ -129,7 +125,7 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
     named = spec.weights if spec.weights and not _elsewhere(spec.weights) else None
     profile = spec.model or named
     model = configs.model(profile, relative_to=base) if profile is not None else None
-    _check_patch(spec, model)
+    check_patch_of(spec, model)
     spec = _absolute(spec, base=base, overrides=overrides, here=host.folder)
     output = overrides.output or spec.output or cluster.folders.runs or "ca-hpc-runs"
     return Job(file, text, spec, cluster, model, (host.folder / output).absolute())
@@ -154,43 +150,12 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
     info = _image(job, host=host)
     image = Pin(str(info.path), info.sha256) if info is not None else None
     weights = _weights(job, info, host=host)
-    model = _model(job, weights)
+    model = model_of(job.spec, job.model, weights)
     if weights is not None and job.spec.pretrained:
         channels = len(cases.cases[0].images)
         labels = len(cases.labels)
         check.check_task(weights.manifest, job.spec, channels=channels, labels=labels)
     return Inputs(cases, weights, image, model)
-
-
-def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
-    """What is allowed and yet seldom meant: shown before submission, and kept in the record."""
-    network = inputs.model.network if inputs.model else None
-    said = [*check.warnings(job.spec, inputs.model, labels=inputs.cases.labels)]
-    if inputs.weights is not None and inputs.model is not None:
-        own = inputs.weights.manifest
-        doubt = disagreement(inputs.model, own.network)
-        said += [*own.doubts, *([doubt] if doubt else [])]
-        said += check.about_head(job.spec, own, labels=inputs.cases.labels)
-    if network is not None and any(arm.plans == "model" for arm in job.spec.arms.values()):
-        memory = job.spec.plans.gpu_memory or task_gpu_memory(job.spec, job.cluster, flow)
-        said += check_memory(network, job.spec.plans, memory_mib=memory)
-    return (*said, *_about_people(job.spec, inputs.cases))
-
-
-def _about_people(spec: FinetuneSpec, cases: Cases) -> Iterator[str]:
-    """Sessions in subject labels: sub-17Ses1 and sub-17Ses2 would be two people."""
-    people: dict[tuple[str, str], set[str]] = {}
-    for case in cases.cases:
-        joined = re.sub(r"[-_]?[Ss]es(sion)?[-_]?\w+$", "", case.person)
-        people.setdefault((case.source, joined), set()).add(case.person)
-    for (source, _), names in people.items():
-        if len(names) > 1:
-            yield (
-                f"data: {' and '.join(sorted(names)[:2])} of {source} count as several people, and "
-                "may be in training and validation of one fold; if they are one person, say so: "
-                "person: {pattern: 'sub-([0-9]+)'}"
-            )
-            return
 
 
 def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -> Workflow:
@@ -297,48 +262,6 @@ def weight_store(cluster: Cluster | None, *, host: Host) -> WeightStore:
     return WeightStore(Path(of_cluster).expanduser() if of_cluster else host.store)
 
 
-def _model(job: Job, weights: JobWeights | None) -> Model | None:
-    """The network of the job: the profile's, else the one that the weights describe."""
-    needed = job.spec.pretrained or any(a.plans == "model" for a in job.spec.arms.values())
-    if not needed:
-        return None
-    model = job.model or Model(name=check.UNNAMED)
-    own = weights.manifest if weights else None
-    network = model.network or (own.network if own else None)
-    if network is None:
-        raise _no_network(job, own)
-    if own is not None:
-        if job.spec.pretrained:
-            check.check_fit(own, network, name=model.name)
-        if disagreement(model, own.network) is None:  # else it speaks of other axes
-            model = replace(model, trained_on=known_of_both(model.trained_on, own.trained_on))
-    if job.spec.plans.spacing == "model" and model.trained_on.spacing is None:
-        raise CaHpcError(
-            f"plans.spacing: model, but it is not known at which spacing {model.name} was trained",
-            hint="spacing: dataset, or mm by axis: {RL: 1, AP: 1, SI: 1}",
-        )
-    found = replace(model, network=network)
-    _check_patch(job.spec, found)
-    return found
-
-
-def _no_network(job: Job, own: Manifest | None) -> CaHpcError:
-    named = f"profile {job.model.name} leaves its network to the weights" if job.model else None
-    if own is None:
-        return CaHpcError(
-            f"{named or 'no model is named'}, and none are given",
-            hint="weights: NAME-OR-FILE to read it from",
-        )
-    fitting = profiles_that_fit(own)
-    return CaHpcError(
-        (f"{named}, and " if named else "")
-        + f"weights {job.spec.weights} do not say on which axes they were trained",
-        hint=f"their tensors fit {' and '.join(fitting)}: model: {fitting[0]}, if they are that"
-        if fitting
-        else "no shipped profile has such a network: write one of your own (model: mine.yaml)",
-    )
-
-
 def _check_crop(spec: FinetuneSpec, cases: Cases) -> None:
     """A raw nnU-Net data set brings labels of its own, which the spec's check has not seen."""
     if spec.crop != "none" and spec.crop.to not in cases.labels:
@@ -346,12 +269,6 @@ def _check_crop(spec: FinetuneSpec, cases: Cases) -> None:
             f"crop.to: no label {spec.crop.to} in the data; labels: {', '.join(cases.labels)}",
             hint="name the label to cut around, or crop: none",
         )
-
-
-def _check_patch(spec: FinetuneSpec, model: Model | None) -> None:
-    wanted = spec.plans.patch_size
-    if model is not None and model.network is not None and wanted != "auto":
-        check_patch(wanted or model.network.patch_size, model.network)
 
 
 def _mounts(job: Job, inputs: Inputs | None, *, run_folder: Path) -> tuple[Mount, ...]:

@@ -17,9 +17,9 @@ from ca_hpc.actions.prepare import (
     Job,
     find_inputs,
     next_run_folder,
-    warnings,
     workflow,
 )
+from ca_hpc.actions.warnings import warnings
 from ca_hpc.core.model import Command, Stage, Task, Workflow
 from ca_hpc.core.record import Pins, Submission
 from ca_hpc.core.render import render

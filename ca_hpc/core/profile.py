@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator
 
@@ -25,6 +25,8 @@ from ca_hpc.core.fields import (
 from ca_hpc.core.spec import ByAxis, Crop, PatchSize, StageName, StageRequest
 
 Axis = Literal["RL", "AP", "SI"]
+# of every image here, from stage prepare on; SCT's code, which nibabel calls L, A, S
+ORIENTATION: Final = "RPI"
 
 
 def _flag(value: str) -> str:

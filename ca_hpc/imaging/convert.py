@@ -13,12 +13,12 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 
+from ca_hpc.core.profile import ORIENTATION
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.crop import Box, Surroundings, crop_box, cut_affine
 from ca_hpc.imaging.orientation import sct_orientation, to_orientation
 
-ORIENTATION = "RPI"  # in SCT's words; nibabel calls it L, A, S
 GRID_TOLERANCE_MM = 1e-2  # headers written by different tools differ by rounding
 # outside, the header is in other units than mm, and no tolerance of ours means anything
 VOXEL_MM = (1e-2, 1e2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ca_hpc.core.profile import Axis, Model, Network
+from ca_hpc.core.profile import ORIENTATION, Axis, Model, Network
 from ca_hpc.core.spec import ByAxis, Crop, FinetuneSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.weights.architecture import HEAD, Shape
@@ -13,7 +13,6 @@ from ca_hpc.weights.manifest import Manifest
 from ca_hpc.weights.topology import canonical_name, tensor_shapes
 
 MANY_EPOCHS: Final = 1000
-ORIENTATION: Final = "RPI"  # that of every image here (steps/prepare)
 UNNAMED: Final = "pretrained"  # the model of weights that belong to no profile
 # nnU-Net's planner takes the axis of the largest spacing first and leaves the others as they are
 PLANNED_AXES: Final[tuple[tuple[Axis, Axis, Axis], ...]] = (

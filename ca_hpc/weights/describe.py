@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from ca_hpc.core import door
-from ca_hpc.core.profile import Axis, Model, Network, TrainedOn
+from ca_hpc.core.profile import ORIENTATION, Axis, Model, Network, TrainedOn
 from ca_hpc.errors import CaHpcError
 from ca_hpc.weights.architecture import HEAD
 from ca_hpc.weights.checkpoint import Checkpoint, check_finite, read_checkpoint
@@ -24,7 +24,6 @@ T = TypeVar("T")
 AXIS_OF: Final[Mapping[str, Axis]] = {
     "R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"
 }  # fmt: skip
-ORIENTATION: Final = "RPI"  # SCT's, and ours; of data sets that do not say theirs it is a guess
 REORIENTING: Final = "NibabelIOWithReorient"  # the one reader of nnU-Net that does: to this order
 
 
@@ -141,6 +140,8 @@ def _configuration(found: Found) -> Mapping[str, Any]:
 
 def _axes(found: Found, trained_on: TrainedOn) -> tuple[Axis, ...]:
     """The anatomical axis of each of the network's; none where the plans do not say.
+
+    Of data sets that do not say their orientation, ours is a guess.
 
     All of nnU-Net's readers give arrays whose axes are those of the image in reverse.
     """

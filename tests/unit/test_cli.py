@@ -7,18 +7,16 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ca_hpc import cli
 from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, TaskState, Workflow
 from ca_hpc.core.record import Result, Submission
 from ca_hpc.report.model import CaseScore
 from ca_hpc.report.scores import write_scores
 from ca_hpc.store.run_folder import RunFolder
+from tests.command_line import Call, Shown, called
 
 JOB = """\
 kind: finetune
@@ -30,16 +28,6 @@ weights: model.pth
 model: demo
 splits: {folds: 2}
 """
-
-
-@dataclass(frozen=True)
-class Shown:
-    code: object
-    out: str
-    err: str
-
-
-Call = Callable[..., Shown]
 
 
 @pytest.fixture
@@ -55,10 +43,7 @@ def call(
     monkeypatch.setenv("CA_HPC_STORE", str(tmp_path / "store"))
 
     def run(*arguments: str) -> Shown:
-        monkeypatch.setattr(sys, "argv", ["ca-hpc", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Shown(ended.value.code or 0, *capsys.readouterr())
+        return called(*arguments, monkeypatch=monkeypatch, capsys=capsys)
 
     return run
 

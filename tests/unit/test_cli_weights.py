@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import torch
 
-from ca_hpc import cli
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.weights.topology import canonical_name, tensor_shapes
 from tests.checkpoints import network_of
+from tests.command_line import Call, Shown, called
 from tests.torch_files import lightning, network, nnunet, saved
 from tests.web_server import Script, serving
 
@@ -27,16 +26,6 @@ CHECKPOINT: Final = GENUINE / "2.8.1-ExperimentPlanner.pth"
 RESIDUAL: Final = GENUINE / "2.8.1-nnUNetPlannerResEncL.pth"
 MODEL: Final = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 DATASET_JSON: Final = json.dumps({"labels": {"background": 0, "sc": 1}, "image_orientation": "LPI"})
-
-
-@dataclass(frozen=True)
-class Shown:
-    code: object
-    out: str
-    err: str
-
-
-Call = Callable[..., Shown]
 
 
 @pytest.fixture
@@ -53,11 +42,8 @@ def call(
         monkeypatch.delenv(name.upper(), raising=False)
 
     def run(*arguments: str, command: str = "weights") -> Shown:
-        monkeypatch.setattr(sys, "argv", ["ca-hpc", command, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Shown(ended.value.code or 0, out, err.strip("\n"))
+        shown = called(command, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+        return replace(shown, err=shown.err.strip("\n"))
 
     return run
 
@@ -198,7 +184,8 @@ def test_an_address_is_fetched_and_no_secret_of_it_kept(
     told = facts(shown)
     address = told["source"].partition(",")[0]
     assert address.startswith("http://127.0.0.1:") and address.endswith("/model.zip?…")
-    assert shown.err.startswith(f"fetching {address}\n") or shown.err == f"fetching {address}"
+    taken = f"taking model_20250123/{MODEL}/fold_0/checkpoint_final.pth"
+    assert shown.err == f"fetching {address}\n{taken} (others: --fold, --checkpoint)"
     everything = "".join(p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())
     assert "secret" not in shown.out + shown.err + everything
     assert not list((tmp_path / "store" / "downloads").glob("model*"))
@@ -283,7 +270,7 @@ def test_without_a_profile_its_axes_are_not_known_and_that_is_said(call: Call) -
     assert facts(shown)["axes"] == "not known; a job must name a model profile that says them"
     weights, model = for_a_job(shown)
     assert weights.startswith("weights: sha256:")
-    assert model.startswith("model: ") and ("fits" in model or "of your" in model)
+    assert model == "model: mine.yaml  # a profile of yours"
 
 
 def test_a_profile_without_an_address_says_where_to_get_it(call: Call) -> None:

@@ -577,7 +577,8 @@ ODDITIES: Final[dict[str, Odd]] = {
         {"crop": {"to": "cord", "margin": "20mm"}},
     ),
     "cropped images for weights of whole ones": Odd(
-        "the weights were trained on whole ones; `crop: none` leaves them whole",
+        "crop: the images are cut to cord, the weights were trained on whole ones; `crop: none` "
+        "leaves them whole",
         {"crop": {"to": "cord"}},
         {"crop": "none"},
     ),

@@ -1,0 +1,45 @@
+"""What is allowed and yet seldom meant: shown before submission, and kept in the record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ca_hpc.actions.prepare import Inputs, Job
+from ca_hpc.core.expand import task_gpu_memory
+from ca_hpc.core.model import Workflow
+from ca_hpc.core.record import Cases
+from ca_hpc.nnunet.sizes import check_memory
+from ca_hpc.weights import check
+from ca_hpc.weights.describe import disagreement
+
+
+def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
+    """All of a job's, one sentence each."""
+    network = inputs.model.network if inputs.model else None
+    said = [*check.warnings(job.spec, inputs.model, labels=inputs.cases.labels)]
+    if inputs.weights is not None and inputs.model is not None:
+        own = inputs.weights.manifest
+        doubt = disagreement(inputs.model, own.network)
+        said += [*own.doubts, *([doubt] if doubt else [])]
+        said += check.about_head(job.spec, own, labels=inputs.cases.labels)
+    if network is not None and any(arm.plans == "model" for arm in job.spec.arms.values()):
+        memory = job.spec.plans.gpu_memory or task_gpu_memory(job.spec, job.cluster, flow)
+        said += check_memory(network, job.spec.plans, memory_mib=memory)
+    return (*said, *_about_people(inputs.cases))
+
+
+def _about_people(cases: Cases) -> Iterator[str]:
+    """Sessions in subject labels: sub-17Ses1 and sub-17Ses2 would be two people."""
+    people: dict[tuple[str, str], set[str]] = {}
+    for case in cases.cases:
+        joined = re.sub(r"[-_]?[Ss]es(sion)?[-_]?\w+$", "", case.person)
+        people.setdefault((case.source, joined), set()).add(case.person)
+    for (source, _), names in people.items():
+        if len(names) > 1:
+            yield (
+                f"data: {' and '.join(sorted(names)[:2])} of {source} count as several people, and "
+                "may be in training and validation of one fold; if they are one person, say so: "
+                "person: {pattern: 'sub-([0-9]+)'}"
+            )
+            return
