@@ -67,9 +67,7 @@ def add(
             )
         else:
             given = _path(addition.what, here=here)
-        found, source = _read(given, addition, work=Path(work))
-        if source.member is not None:
-            say(f"taking {source.member} (others: --fold, --checkpoint)")
+        found, source = _read(given, addition, work=Path(work), say=say)
         if url is not None:
             source = dataclasses.replace(source, url=shown(url))
         _as_released(model, source)
@@ -130,7 +128,9 @@ def _address(addition: Addition, model: Model | None, *, here: Path) -> str | No
     )
 
 
-def _read(given: Path, addition: Addition, *, work: Path) -> tuple[describe.Found, Source]:
+def _read(
+    given: Path, addition: Addition, *, work: Path, say: Callable[[str], None]
+) -> tuple[describe.Found, Source]:
     if not given.exists():
         raise CaHpcError(
             f"weights {given} do not exist",
@@ -147,6 +147,9 @@ def _read(given: Path, addition: Addition, *, work: Path) -> tuple[describe.Foun
     place = places.find_checkpoint(given, fold=addition.fold, which=addition.checkpoint)
     file = places.extract(place, work)
     member = place.member or str(file.relative_to(given))
+    if place.others:
+        count = len(place.others) + 1
+        say(f"taking {member}, one of {count} checkpoints (--fold, --checkpoint take another)")
     try:
         found = describe.read(
             file,
@@ -183,7 +186,7 @@ def inspect(addition: Addition, *, store: WeightStore, here: Path) -> Manifest:
             hint="what there is: ca-hpc weights list",
         )
     with tempfile.TemporaryDirectory(prefix="ca-hpc-weights-") as work:
-        found, source = _read(given, addition, work=Path(work))
+        found, source = _read(given, addition, work=Path(work), say=lambda text: None)
         return describe.manifest_of(found, sha256=source.sha256, source=source, model=None)
 
 

@@ -185,7 +185,8 @@ def test_an_address_is_fetched_and_no_secret_of_it_kept(
     address = told["source"].partition(",")[0]
     assert address.startswith("http://127.0.0.1:") and address.endswith("/model.zip?…")
     taken = f"taking model_20250123/{MODEL}/fold_0/checkpoint_final.pth"
-    assert shown.err == f"fetching {address}\n{taken} (others: --fold, --checkpoint)"
+    others = "one of 3 checkpoints (--fold, --checkpoint take another)"
+    assert shown.err == f"fetching {address}\n{taken}, {others}"
     everything = "".join(p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())
     assert "secret" not in shown.out + shown.err + everything
     assert not list((tmp_path / "store" / "downloads").glob("model*"))
