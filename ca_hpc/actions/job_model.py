@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ca_hpc.actions.job_weights import JobWeights, profiles_that_fit
 from ca_hpc.core.profile import Model
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.plans import check_patch
 from ca_hpc.weights import check
@@ -14,7 +14,7 @@ from ca_hpc.weights.describe import disagreement, known_of_both
 from ca_hpc.weights.manifest import Manifest
 
 
-def model_of(spec: FinetuneSpec, named: Model | None, weights: JobWeights | None) -> Model | None:
+def model_of(spec: JobSpec, named: Model | None, weights: JobWeights | None) -> Model | None:
     """The model with its network: the ``named`` profile's, else the one that the weights describe.
 
     None where no arm needs one. Raises CaHpcError where there is none, or the weights do not fit.
@@ -42,7 +42,7 @@ def model_of(spec: FinetuneSpec, named: Model | None, weights: JobWeights | None
     return found
 
 
-def _no_network(spec: FinetuneSpec, model: Model | None, own: Manifest | None) -> CaHpcError:
+def _no_network(spec: JobSpec, model: Model | None, own: Manifest | None) -> CaHpcError:
     named = f"profile {model.name} leaves its network to the weights" if model else None
     if own is None:
         return CaHpcError(
@@ -59,7 +59,7 @@ def _no_network(spec: FinetuneSpec, model: Model | None, own: Manifest | None) -
     )
 
 
-def check_patch_of(spec: FinetuneSpec, model: Model | None) -> None:
+def check_patch_of(spec: JobSpec, model: Model | None) -> None:
     """Raise CaHpcError for a patch that the network cannot take, where both are known by now."""
     wanted = spec.plans.patch_size
     if model is not None and model.network is not None and wanted != "auto":

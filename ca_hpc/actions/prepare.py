@@ -19,7 +19,7 @@ from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Mount, Pin, Runtime, Workflow
 from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Cases
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
 from ca_hpc.imaging.sources import scan
 from ca_hpc.imaging.splits import k_folds
@@ -79,7 +79,7 @@ class Job:
 
     file: Path
     text: str
-    spec: FinetuneSpec
+    spec: JobSpec
     cluster: Cluster
     model: Model | None
     runs: Path
@@ -110,7 +110,7 @@ class Inputs:
 def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> Job:
     """Read a job file and its profiles. Raises SpecError with all problems at once."""
     text = configs.text_of(file)
-    spec, document = door.parse(FinetuneSpec, text, file=str(file))
+    spec, document = door.parse(JobSpec, text, file=str(file))
     problems = list(document.problems)
     if spec is not None:
         problems += checks.check(spec, document)
@@ -181,7 +181,7 @@ def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -
     )
 
 
-def _absolute(spec: FinetuneSpec, *, base: Path, overrides: Overrides, here: Path) -> FinetuneSpec:
+def _absolute(spec: JobSpec, *, base: Path, overrides: Overrides, here: Path) -> JobSpec:
     """Paths of the file count from its folder, paths of the command line from the current one."""
 
     def at(path: str, *, given: object = None) -> str:
@@ -262,7 +262,7 @@ def weight_store(cluster: Cluster | None, *, host: Host) -> WeightStore:
     return WeightStore(Path(of_cluster).expanduser() if of_cluster else host.store)
 
 
-def _check_crop(spec: FinetuneSpec, cases: Cases) -> None:
+def _check_crop(spec: JobSpec, cases: Cases) -> None:
     """A raw nnU-Net data set brings labels of its own, which the spec's check has not seen."""
     if spec.crop != "none" and spec.crop.to not in cases.labels:
         raise SpecError(

@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ca_hpc.core.spec import Arm, FinetuneSpec, PersonByPattern
+from ca_hpc.core.data_spec import PersonByPattern
+from ca_hpc.core.spec import Arm, JobSpec
 from ca_hpc.core.yaml_door import Document, Place, Problem
 
 # 250 of nnUNetTrainer_250epochs
 _EPOCHS = re.compile(r"_(\d+)ep(?:ochs?)?(?:_|$)")
 
 
-def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
+def check(spec: JobSpec, document: Document) -> Iterator[Problem]:
     """All problems of a well-typed spec."""
     if spec.folds != "all":
         for position, fold in enumerate(spec.folds):
@@ -72,7 +73,7 @@ def check(spec: FinetuneSpec, document: Document) -> Iterator[Problem]:
             yield Problem(document.place(("data", position)), f"two sources are named {name}")
 
 
-def _arm(spec: FinetuneSpec, name: str, arm: Arm, document: Document) -> Iterator[Problem]:
+def _arm(spec: JobSpec, name: str, arm: Arm, document: Document) -> Iterator[Problem]:
     """What contradicts itself within one arm, the settings of ``training`` counted in."""
 
     def at(key: str) -> Place:

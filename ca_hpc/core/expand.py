@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from ca_hpc.core.model import Element, Mount, Resources, Runtime, Stage, Task, Workflow, training_id
 from ca_hpc.core.profile import Cluster, Gpu
-from ca_hpc.core.spec import STAGES, FinetuneSpec, StageName, StageRequest
+from ca_hpc.core.spec import STAGES, JobSpec, StageName, StageRequest
 from ca_hpc.core.units import format_duration
 from ca_hpc.errors import SpecError
 
@@ -39,7 +39,7 @@ MOST_AT_ONCE: Final = 256
 
 
 def expand(
-    spec: FinetuneSpec,
+    spec: JobSpec,
     cluster: Cluster,
     *,
     run_folder: str,
@@ -84,7 +84,7 @@ def expand(
     )
 
 
-def task_gpu_memory(spec: FinetuneSpec, cluster: Cluster, workflow: Workflow) -> int | None:
+def task_gpu_memory(spec: JobSpec, cluster: Cluster, workflow: Workflow) -> int | None:
     """MiB of GPU memory for each training; None where the profile does not tell, or without GPU."""
     for stage in workflow.stages:
         if stage.name == "train" and stage.resources.gpus:
@@ -104,7 +104,7 @@ def _groups(cluster: Cluster) -> tuple[tuple[StageName, tuple[StageName, ...]], 
     return tuple((n, FUSED.get(n, (n,))) for n in STAGES if n not in hidden)
 
 
-def _tasks(stage: StageName, spec: FinetuneSpec, run_folder: str) -> tuple[Task, ...]:
+def _tasks(stage: StageName, spec: JobSpec, run_folder: str) -> tuple[Task, ...]:
     module = f"ca_hpc.steps.{stage}"
     run = ("--run", run_folder)
     if stage != "train":
@@ -130,7 +130,7 @@ def _elements(stage: str, tasks: tuple[Task, ...], *, pack: int) -> tuple[Elemen
     )
 
 
-def _merged(stage: StageName, spec: FinetuneSpec, cluster: Cluster) -> StageRequest:
+def _merged(stage: StageName, spec: JobSpec, cluster: Cluster) -> StageRequest:
     """Spec over profile over defaults, key by key."""
     layers = (DEFAULTS[stage], cluster.resources.get(stage), spec.resources.get(stage))
     out = StageRequest()
@@ -146,7 +146,7 @@ def _merged(stage: StageName, spec: FinetuneSpec, cluster: Cluster) -> StageRequ
     return out
 
 
-def _asked(stage: StageName, spec: FinetuneSpec, cluster: Cluster, *, key: str) -> int | None:
+def _asked(stage: StageName, spec: JobSpec, cluster: Cluster, *, key: str) -> int | None:
     """What spec or profile ask for; the defaults of this file not counted."""
     for layer in (spec.resources.get(stage), cluster.resources.get(stage)):
         if layer is not None and getattr(layer, key) is not None:
@@ -168,7 +168,7 @@ def _gpu(stage: StageName, request: StageRequest, cluster: Cluster) -> tuple[str
 
 
 def _resources(
-    members: tuple[StageName, ...], spec: FinetuneSpec, cluster: Cluster
+    members: tuple[StageName, ...], spec: JobSpec, cluster: Cluster
 ) -> tuple[Resources, StageRequest]:
     """Resources of a stage: of fused members the times added, of the rest the largest."""
     requests = {m: _merged(m, spec, cluster) for m in members}

@@ -89,6 +89,8 @@ Index = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 Sha256 = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
+FractionOrZero = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Commit = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{40}$")]
 Sbatch = Mapping[Annotated[str, Strict(), AfterValidator(_option)], Line | Count | Flag]
 # seconds inside, "HH:MM:SS" outside
 Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration)]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator
 
+from ca_hpc.core.data_spec import Crop
 from ca_hpc.core.fields import (
     STRICT,
     Count,
@@ -22,7 +23,7 @@ from ca_hpc.core.fields import (
     Size,
     Text,
 )
-from ca_hpc.core.spec import ByAxis, Crop, PatchSize, StageName, StageRequest
+from ca_hpc.core.spec import ByAxis, PatchSize, StageName, StageRequest
 
 Axis = Literal["RL", "AP", "SI"]
 # of every image here, from stage prepare on; SCT's code, which nibabel calls L, A, S

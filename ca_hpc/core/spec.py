@@ -6,11 +6,12 @@ Reading is in ``core/door.py``. Relative paths count from the folder of the file
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field, Strict
+from pydantic import Field
 
+from ca_hpc.core.data_spec import Crop, Folds, Label, Prepare, Source, Splits
 from ca_hpc.core.fields import (
     STRICT,
     Count,
@@ -19,7 +20,6 @@ from ca_hpc.core.fields import (
     Flag,
     Fraction,
     Index,
-    Length,
     Name,
     Number,
     Sbatch,
@@ -27,68 +27,8 @@ from ca_hpc.core.fields import (
     Text,
 )
 
-StageName = Literal["prepare", "preprocess", "train", "evaluate", "report"]
+StageName = Literal["prepare", "preprocess", "train", "predict", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
-
-
-@dataclass(frozen=True, slots=True)
-class PersonByPattern:
-    """Who a case belongs to: the first group of a regular expression on the subject label."""
-
-    pattern: Text
-    __pydantic_config__ = STRICT
-
-
-@dataclass(frozen=True, slots=True)
-class PersonByColumn:
-    """Who a case belongs to: a column of the table (``participants.tsv``, the pairs, …)."""
-
-    column: Text
-    __pydantic_config__ = STRICT
-
-
-Person = PersonByPattern | PersonByColumn
-
-
-@dataclass(frozen=True, slots=True)
-class BidsSource:
-    """A BIDS folder with labels in a derivatives folder. ``contrasts``: what file names end in."""
-
-    type: Literal["bids"]
-    path: Text
-    label_suffix: Text
-    name: Name | None = None
-    labels: Text = "derivatives/labels"
-    contrasts: tuple[Text, ...] = ()
-    sessions: tuple[Text, ...] = ()
-    person: Person | None = None
-    __pydantic_config__ = STRICT
-
-
-@dataclass(frozen=True, slots=True)
-class NnunetSource:
-    """A raw nnU-Net data set (``imagesTr``, ``labelsTr``, ``dataset.json``)."""
-
-    type: Literal["nnunet"]
-    path: Text
-    name: Name | None = None
-    contrast: Text = "MRI"
-    person: PersonByPattern | None = None
-    __pydantic_config__ = STRICT
-
-
-@dataclass(frozen=True, slots=True)
-class PairsSource:
-    """A table (.csv or .tsv): columns image, label, subject and, if wanted, session, contrast."""
-
-    type: Literal["pairs"]
-    path: Text
-    name: Name | None = None
-    person: Person | None = None
-    __pydantic_config__ = STRICT
-
-
-Source = Annotated[BidsSource | NnunetSource | PairsSource, Field(discriminator="type")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +69,6 @@ class Plans:
     spacing: Literal["model", "dataset"] | ByAxis | None = None
     patch_size: PatchSize | Literal["auto"] | None = None  # None: the model's own
     batch_size: Count | None = None  # None: as many voxels a step as the model's own, if they fit
-    __pydantic_config__ = STRICT
-
-
-@dataclass(frozen=True, slots=True)
-class Crop:
-    """Images cut to the bounding box of the label ``to`` and ``margin`` mm on each side of it."""
-
-    to: Name = "cord"
-    margin: Length = 30.0
-    __pydantic_config__ = STRICT
-
-
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """K folds by person, never by case. ``seed`` shuffles the people."""
-
-    folds: Annotated[int, Strict(), Field(ge=2)] = 5
-    seed: Index = 12345
     __pydantic_config__ = STRICT
 
 
@@ -193,9 +115,13 @@ class Arm:
     __pydantic_config__ = STRICT
 
 
-DEFAULT_ARMS: Mapping[str, Arm] = {
-    "finetune": Arm(weights="pretrained", plans="model"),
-    "scratch": Arm(weights="random", plans="planner"),
+Kind = Literal["finetune", "train"]
+DEFAULT_ARMS: Final[Mapping[Kind, Mapping[str, Arm]]] = {
+    "finetune": {
+        "finetune": Arm(weights="pretrained", plans="model"),
+        "scratch": Arm(weights="random", plans="planner"),
+    },
+    "train": {"train": Arm(weights="random", plans="planner")},
 }
 
 
@@ -229,27 +155,37 @@ class StageRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuneSpec:
-    """``kind: finetune``: fine-tune nnU-Net from pretrained weights and compare with other arms."""
+class JobSpec:
+    """``kind: finetune``: fine-tune nnU-Net from pretrained weights and compare with other arms.
+    ``kind: train``: train it from random ones. ``completed`` fills in what depends on the kind.
 
-    kind: Literal["finetune"]
+    ``regions``: what is learnt instead of the labels, each as the label values it is made of.
+    ``mask_channels``: masks that the network gets as further input channels, by name, and the
+    suffix of their files.
+    """
+
+    kind: Kind
     name: Name
     cluster: Text
     data: Annotated[tuple[Source, ...], Field(min_length=1)]
-    weights: Text | None  # a model profile's name, sha256:…, a file, or "image": the one it carries
+    # a model profile's name, sha256:…, a file, or "image": the one it carries
+    weights: Text | None = None
     model: Text | None = None  # a profile in configs/models; None: the weights' own
     stem: Literal["exact", "repeat"] = "exact"  # repeat: weights of fewer channels than the data
     image: Text | None = None  # a SIF, or SIF@sha256:…
     runtime: Literal["apptainer", "none"] | None = None  # None: the cluster's
     output: Text | None = None  # folder of runs; None: the cluster's, else ./ca-hpc-runs
-    labels: Mapping[Name, Count] = field(default_factory=lambda: {"cord": 1})
-    crop: Crop | Literal["none"] = "none"
-    plans: Plans = field(default_factory=Plans)
-    splits: Splits = field(default_factory=Splits)
-    folds: Literal["all"] | tuple[Index, ...] = "all"
-    arms: Annotated[Mapping[Name, Arm], Field(min_length=1)] = field(
-        default_factory=lambda: dict(DEFAULT_ARMS)
+    labels: Mapping[Name, Count | Label] = field(default_factory=lambda: {"cord": 1})
+    regions: Mapping[Name, Annotated[tuple[Count, ...], Field(min_length=1)]] = field(
+        default_factory=dict
     )
+    mask_channels: Mapping[Name, Text] = field(default_factory=dict)
+    crop: Crop | Literal["none"] = "none"
+    prepare: Prepare = field(default_factory=Prepare)
+    plans: Plans = field(default_factory=Plans)
+    splits: Splits = field(default_factory=Folds)
+    folds: Literal["all"] | tuple[Index, ...] = "all"
+    arms: Mapping[Name, Arm] = field(default_factory=dict)  # none: DEFAULT_ARMS of the kind
     training: Training = field(default_factory=Training)
     trainers: Text | None = None  # a folder with trainers of your own (nnUNet_extTrainer)
     validation: Validation = field(default_factory=Validation)
@@ -263,6 +199,29 @@ class FinetuneSpec:
         return any(arm.weights != "random" for arm in self.arms.values())
 
     @property
+    def fold_count(self) -> int:
+        """How many folds the splits make: one, where they are not K folds."""
+        return self.splits.folds if isinstance(self.splits, Folds) else 1
+
+    @property
     def fold_indices(self) -> tuple[int, ...]:
         """The folds to train, ascending."""
-        return tuple(range(self.splits.folds)) if self.folds == "all" else tuple(sorted(self.folds))
+        return tuple(range(self.fold_count)) if self.folds == "all" else tuple(sorted(self.folds))
+
+    @property
+    def label_rules(self) -> Mapping[str, Label]:
+        """The labels, with everything that may be said of them."""
+        return {
+            name: label if isinstance(label, Label) else Label(label)
+            for name, label in self.labels.items()
+        }
+
+    @property
+    def label_values(self) -> Mapping[str, int]:
+        """The value of each label in the label map."""
+        return {name: rule.value for name, rule in self.label_rules.items()}
+
+
+def completed(spec: JobSpec) -> JobSpec:
+    """``spec`` with the arms of its kind, where it names none."""
+    return spec if spec.arms else replace(spec, arms=dict(DEFAULT_ARMS[spec.kind]))

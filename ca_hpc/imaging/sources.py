@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ca_hpc.core.record import Case, Cases
-from ca_hpc.core.spec import (
+from ca_hpc.core.data_spec import (
     BidsSource,
-    FinetuneSpec,
     NnunetSource,
     PairsSource,
     Person,
     PersonByColumn,
     PersonByPattern,
 )
+from ca_hpc.core.record import Case, Cases
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError
 
 IMAGE_ENDINGS = (".nii.gz", ".nii")
@@ -44,7 +44,7 @@ class Found:
     row: Mapping[str, str]  # of the source's table, for person: {column: …}
 
 
-def scan(spec: FinetuneSpec) -> Cases:
+def scan(spec: JobSpec) -> Cases:
     """All cases of all sources, in a stable order. Raises CaHpcError that lists every problem."""
     problems: list[str] = []
     cases: list[Case] = []

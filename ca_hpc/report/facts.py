@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ca_hpc.core.arms import arm_training
-from ca_hpc.core.spec import Arm, Crop, FinetuneSpec, Training
+from ca_hpc.core.data_spec import Crop
+from ca_hpc.core.spec import Arm, JobSpec, Training
 from ca_hpc.core.units import format_duration
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.folders import CONFIGURATION
@@ -18,7 +19,7 @@ from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import manifest
 
 
-def facts(run: RunFolder, spec: FinetuneSpec) -> Iterator[tuple[str, str]]:
+def facts(run: RunFolder, spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Names and values. What is missing in the run is left out, or said not to be known."""
     workflow, pins, cases = run.workflow, run.pins, run.cases.cases
     yield "ca-hpc", pins.ca_hpc

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ca_hpc.core.model import training_id
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.core.states import derive_state
 from ca_hpc.report.comparison import compare
 from ca_hpc.report.facts import facts
@@ -46,7 +46,7 @@ def gather(run: RunFolder, *, created: str) -> ReportContent:
 
 
 def _summary(
-    spec: FinetuneSpec,
+    spec: JobSpec,
     scores: tuple[CaseScore, ...],
     comparisons: tuple[Comparison, ...],
     *,
@@ -63,7 +63,7 @@ def _summary(
         yield f"{folds} missing: see the table of tasks."
 
 
-def _curves(run: RunFolder, spec: FinetuneSpec) -> Iterator[Curve]:
+def _curves(run: RunFolder, spec: JobSpec) -> Iterator[Curve]:
     for arm in spec.arms:
         for fold in spec.fold_indices:
             events: dict[int, dict[str, Any]] = {}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final
 
-from ca_hpc.core.spec import Crop, Training
+from ca_hpc.core.data_spec import Crop
+from ca_hpc.core.spec import Training
 from ca_hpc.nnunet.folders import CONFIGURATION
 from ca_hpc.nnunet.plans import ARRAY_AXES
 

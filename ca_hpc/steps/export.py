@@ -16,8 +16,9 @@ from typing import IO, Final
 
 from ca_hpc.core.arms import arm_training
 from ca_hpc.core.codec import decode
+from ca_hpc.core.data_spec import Crop
 from ca_hpc.core.export import REQUEST_NAME, ZIP_NAME, ExportRequest
-from ca_hpc.core.spec import Crop, Training
+from ca_hpc.core.spec import Training
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.folders import set_trainers
 from ca_hpc.nnunet.plans import ARRAY_AXES

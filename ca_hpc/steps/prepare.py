@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from ca_hpc import processes
+from ca_hpc.core.data_spec import Crop
 from ca_hpc.core.profile import ORIENTATION
 from ca_hpc.core.record import Case
-from ca_hpc.core.spec import Crop
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.convert import BadCase, Converted, convert_case
 from ca_hpc.imaging.crop import Surroundings

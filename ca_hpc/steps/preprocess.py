@@ -14,7 +14,7 @@ from typing import Any
 
 from ca_hpc.core.expand import task_gpu_memory
 from ca_hpc.core.profile import Model
-from ca_hpc.core.spec import Arm, ByAxis, FinetuneSpec
+from ca_hpc.core.spec import Arm, ByAxis, JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet import planning
 from ca_hpc.nnunet.folders import CONFIGURATION, PLANNER_PLANS, set_folders, set_trainers
@@ -59,12 +59,12 @@ def model_plans_name(model: Model) -> str:
     return f"{PLANNER_PLANS}_{model.name.replace('-', '_')}"
 
 
-def _kind(arm: Arm, spec: FinetuneSpec) -> str:
+def _kind(arm: Arm, spec: JobSpec) -> str:
     """Which plans an arm trains by: the patched ones, or those of a planner, by its name."""
     return MODEL if arm.plans == "model" else arm.planner or spec.plans.planner
 
 
-def _planned(planner: str, spec: FinetuneSpec, run: RunFolder) -> dict[str, Any]:
+def _planned(planner: str, spec: JobSpec, run: RunFolder) -> dict[str, Any]:
     fixed = spec.plans.spacing
     return planning.plan(
         run.cases.dataset,
@@ -74,7 +74,7 @@ def _planned(planner: str, spec: FinetuneSpec, run: RunFolder) -> dict[str, Any]
     )
 
 
-def _patched(call: StepCall, spec: FinetuneSpec, run: RunFolder) -> dict[str, Any]:
+def _patched(call: StepCall, spec: JobSpec, run: RunFolder) -> dict[str, Any]:
     """The default planner's plans at the spacing asked for, with the model's network in them."""
     model = run.model
     if model is None or model.network is None:
@@ -116,7 +116,7 @@ def _patched(call: StepCall, spec: FinetuneSpec, run: RunFolder) -> dict[str, An
     return patched
 
 
-def _spacing(spec: FinetuneSpec, model: Model) -> ByAxis | None:
+def _spacing(spec: JobSpec, model: Model) -> ByAxis | None:
     """mm of the patched plans; None: the planner's choice."""
     wanted = spec.plans.spacing
     if isinstance(wanted, ByAxis):
@@ -126,7 +126,7 @@ def _spacing(spec: FinetuneSpec, model: Model) -> ByAxis | None:
     return model.trained_on.spacing
 
 
-def _check_trainers(spec: FinetuneSpec, run: RunFolder) -> None:
+def _check_trainers(spec: JobSpec, run: RunFolder) -> None:
     """Raise CaHpcError for a trainer that the trainings would not find."""
     from ca_hpc.nnunet.trainer_search import resolve_trainer
 
@@ -136,7 +136,7 @@ def _check_trainers(spec: FinetuneSpec, run: RunFolder) -> None:
 
 
 def _check_weights(
-    call: StepCall, spec: FinetuneSpec, run: RunFolder, *, plans: Mapping[str, dict[str, Any]]
+    call: StepCall, spec: JobSpec, run: RunFolder, *, plans: Mapping[str, dict[str, Any]]
 ) -> None:
     """Load the weights into the network of each arm's plans, as the trainings will."""
     pin = run.pins.weights

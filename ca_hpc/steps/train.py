@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ca_hpc.core.arms import arm_training
 from ca_hpc.core.model import INTERRUPTED_STATUS
-from ca_hpc.core.spec import Arm, FinetuneSpec
+from ca_hpc.core.spec import Arm, JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_trainers
@@ -108,7 +108,7 @@ def publish(fold: Path, target: Path) -> None:
         fold.rename(target / fold.name)
 
 
-def _workers(spec: FinetuneSpec, call: StepCall) -> int:
+def _workers(spec: JobSpec, call: StepCall) -> int:
     """Augmentation processes. On the CPU they would take the training's own cores."""
     if spec.training.workers is not None:
         return spec.training.workers

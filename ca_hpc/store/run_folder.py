@@ -33,7 +33,7 @@ from ca_hpc.store import atomic
 
 if TYPE_CHECKING:  # with pydantic behind them: a worker starts without
     from ca_hpc.core.profile import Cluster, Model
-    from ca_hpc.core.spec import FinetuneSpec
+    from ca_hpc.core.spec import JobSpec
 
 T = TypeVar("T")
 _ATTEMPT = re.compile(r"^(\d{4})-")
@@ -124,11 +124,11 @@ class RunFolder:
         )
 
     @property
-    def spec(self) -> FinetuneSpec:
+    def spec(self) -> JobSpec:
         """The spec as resolved: paths absolute, defaults filled in."""
-        from ca_hpc.core.spec import FinetuneSpec
+        from ca_hpc.core.spec import JobSpec
 
-        return self._read_spec(FinetuneSpec, "spec.json")
+        return self._read_spec(JobSpec, "spec.json")
 
     @property
     def cluster(self) -> Cluster:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ca_hpc.core.data_spec import Crop
 from ca_hpc.core.profile import ORIENTATION, Axis, Model, Network
-from ca_hpc.core.spec import ByAxis, Crop, FinetuneSpec
+from ca_hpc.core.spec import ByAxis, JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.weights.architecture import HEAD, Shape
 from ca_hpc.weights.manifest import Manifest
@@ -78,7 +79,7 @@ def check_fit(manifest: Manifest, network: Network, *, name: str) -> None:
     )
 
 
-def check_task(manifest: Manifest, spec: FinetuneSpec, *, channels: int, labels: int) -> None:
+def check_task(manifest: Manifest, spec: JobSpec, *, channels: int, labels: int) -> None:
     """Input channels, and for arms that keep the head its outputs. Raises CaHpcError.
 
     ``labels``: of the data, without background; a raw nnU-Net data set brings its own.
@@ -106,9 +107,7 @@ def check_task(manifest: Manifest, spec: FinetuneSpec, *, channels: int, labels:
             )
 
 
-def about_head(
-    spec: FinetuneSpec, manifest: Manifest, *, labels: Mapping[str, int]
-) -> Iterator[str]:
+def about_head(spec: JobSpec, manifest: Manifest, *, labels: Mapping[str, int]) -> Iterator[str]:
     """A sentence if a kept head was trained for labels of other names or values."""
     kept = [n for n, a in spec.arms.items() if a.head == "pretrained" and a.weights != "random"]
     if kept and manifest.labels is not None and dict(manifest.labels) != dict(labels):
@@ -118,9 +117,7 @@ def about_head(
         )
 
 
-def warnings(
-    spec: FinetuneSpec, model: Model | None, *, labels: Mapping[str, int]
-) -> Iterator[str]:
+def warnings(spec: JobSpec, model: Model | None, *, labels: Mapping[str, int]) -> Iterator[str]:
     """What is allowed and yet seldom meant, one sentence each, with the way out.
 
     ``model``: what profile and weights together say; ``labels``: of the data.
@@ -169,7 +166,7 @@ def warnings(
         )
 
 
-def _about_spacing(spec: FinetuneSpec, trained: ByAxis | None) -> Iterator[str]:
+def _about_spacing(spec: JobSpec, trained: ByAxis | None) -> Iterator[str]:
     wanted = spec.plans.spacing
     if trained is None or wanted in ("model", trained):
         return
@@ -181,7 +178,7 @@ def _about_spacing(spec: FinetuneSpec, trained: ByAxis | None) -> Iterator[str]:
         yield start + "other than here; `spacing: model` keeps theirs"
 
 
-def _about_epochs(spec: FinetuneSpec) -> Iterator[str]:
+def _about_epochs(spec: JobSpec) -> Iterator[str]:
     for name, arm in spec.arms.items():
         epochs = spec.training.epochs if arm.epochs is None else arm.epochs
         if arm.weights == "pretrained" and epochs >= MANY_EPOCHS:

@@ -14,7 +14,7 @@ import pytest
 
 from ca_hpc.actions.prepare import Host, Overrides, find_inputs, read_job
 from ca_hpc.actions.submit import dry_run
-from ca_hpc.core.spec import BidsSource
+from ca_hpc.core.data_spec import BidsSource
 from ca_hpc.store.shipped import shipped
 from ca_hpc.weights.names import is_file_name
 from ca_hpc.weights.store import WeightStore

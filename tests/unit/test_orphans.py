@@ -14,7 +14,7 @@ import numpy as np
 
 from ca_hpc.core import door
 from ca_hpc.core.record import Case, Cases
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.report.gather import read_events
 from ca_hpc.store.run_folder import RunFolder
 
@@ -80,7 +80,7 @@ def test_a_prepare_that_is_killed_leaves_no_converter_behind(tmp_path: Path) -> 
     nib.save(nib.Nifti1Image(mask, np.eye(4)), image := str(tmp_path / "image.nii"))
     cases = [Case(f"c{i}", "s1", (image,), file, f"{i}", f"{i}", None, "T2w") for i in range(1000)]
     run = RunFolder.create(tmp_path, "neck")
-    run.write_spec("spec.json", door.read(FinetuneSpec, SPEC, file="job.yaml"))
+    run.write_spec("spec.json", door.read(JobSpec, SPEC, file="job.yaml"))
     run.write("cases.json", Cases("Dataset501_neck", {"cord": 1}, tuple(cases)))
     _, attempt = run.new_attempt("prepare", job="local", restart=0)
     argv = (sys.executable, "-I", "-m", "ca_hpc.steps.prepare", "--run", str(run.path))

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from ca_hpc.core.data_spec import BidsSource, Crop
 from ca_hpc.core.export import REQUEST_NAME, ZIP_NAME, ExportRequest
 from ca_hpc.core.model import Runtime, Workflow
 from ca_hpc.core.record import Case, Cases, Pins
-from ca_hpc.core.spec import Arm, BidsSource, Crop, FinetuneSpec, Training
+from ca_hpc.core.spec import Arm, JobSpec, Training
 from ca_hpc.steps.entry import StepCall
 from ca_hpc.steps.export import export
 from ca_hpc.store.run_folder import RunFolder
@@ -35,7 +36,7 @@ MODEL = "Dataset501_neck/nnUNetTrainer__nnUNetPlans__3d_fullres"
 def published(folder: Path, *, arm: Arm, crop: Any = "none") -> RunFolder:
     """A run of five people whose fold 1 of two is published."""
     run = RunFolder(folder / "neck-001")
-    spec = FinetuneSpec(
+    spec = JobSpec(
         kind="finetune",
         name="neck",
         cluster="local",

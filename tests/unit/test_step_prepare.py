@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ca_hpc.core.spec import BidsSource, Crop, FinetuneSpec
+from ca_hpc.core.data_spec import BidsSource, Crop
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.orientation import to_orientation
 from ca_hpc.imaging.sources import scan
@@ -29,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(data: Path, folder: Path, *, crop: Any) -> RunFolder:
-    spec = FinetuneSpec(
+    spec = JobSpec(
         kind="finetune",
         name="cut",
         cluster="local",

@@ -11,7 +11,7 @@ from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Runtime, Stage, Workflow
 from ca_hpc.core.profile import Cluster
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import SpecError
 
 JOB = """\
@@ -32,7 +32,7 @@ gpus:
 def expanded(job: str = "", cluster: str = "") -> Workflow:
     """The workflow of the shortest job and profile with these lines added."""
     return expand(
-        door.read(FinetuneSpec, JOB + job, file="job.yaml"),
+        door.read(JobSpec, JOB + job, file="job.yaml"),
         door.read(Cluster, CLUSTER + cluster, file="here.yaml"),
         run_folder="/runs/neck-001",
         runtime=Runtime("none", "/usr/bin/python3"),

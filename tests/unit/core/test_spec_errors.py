@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ca_hpc.core import checks, door
-from ca_hpc.core.spec import Crop, FinetuneSpec
+from ca_hpc.core.data_spec import Crop
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import ExitCode, SpecError
 
 JOB = """\
@@ -18,9 +19,9 @@ weights: model.pth
 """
 
 
-def read(text: str) -> FinetuneSpec:
+def read(text: str) -> JobSpec:
     """As the command line does it: types first, then what the types cannot say."""
-    spec, document = door.parse(FinetuneSpec, text, file="job.yaml")
+    spec, document = door.parse(JobSpec, text, file="job.yaml")
     problems = list(document.problems)
     if spec is not None:
         problems += checks.check(spec, document)
@@ -346,7 +347,7 @@ def test_a_resolved_spec_is_read_back_as_it_was() -> None:
         "plans: planner}}\n"
     )
     spec = read(text)
-    again = door.load(FinetuneSpec, door.dump(spec))
+    again = door.load(JobSpec, door.dump(spec))
     assert again == spec
     assert door.dump(again) == door.dump(spec)
     assert again.fold_indices == (1, 3)

@@ -11,7 +11,7 @@ import pytest
 
 from ca_hpc.core import door
 from ca_hpc.core.record import Case, Cases
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.sources import scan
 
@@ -35,7 +35,7 @@ def scanned(here: Path, *sources: str, labels: str = "{cord: 1}") -> Cases:
     """Scan sources whose paths count from ``here``."""
     text = "kind: finetune\nname: my-job\ncluster: local\nweights: w.pth\n"
     text += f"labels: {labels}\ndata:\n" + "".join(f"  - {source}\n" for source in sources)
-    return scan(door.read(FinetuneSpec, text.replace("HERE", str(here)), file="job.yaml"))
+    return scan(door.read(JobSpec, text.replace("HERE", str(here)), file="job.yaml"))
 
 
 def problems(here: Path, *sources: str, labels: str = "{cord: 1}") -> list[str]:

@@ -17,7 +17,7 @@ from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Pin, Runtime, TaskState
 from ca_hpc.core.profile import Cluster
 from ca_hpc.core.record import Case, Cases, Pins, Result
-from ca_hpc.core.spec import FinetuneSpec
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.report.gather import gather
 from ca_hpc.report.model import CaseScore, ReportContent
 from ca_hpc.report.scores import read_scores, write_comparison, write_scores
@@ -50,7 +50,7 @@ def cord(*, shift: int = 0) -> nib.Nifti1Image:
 def run(tmp_path: Path) -> RunFolder:
     """A run of two arms and two folds that has been submitted."""
     run = RunFolder.create(tmp_path, "neck")
-    spec = door.read(FinetuneSpec, SPEC, file="job.yaml")
+    spec = door.read(JobSpec, SPEC, file="job.yaml")
     cluster = door.read(Cluster, "name: lab\n", file="lab.yaml")
     image = Pin("/neck.sif", "ab" * 32)
     flow = expand(
@@ -253,7 +253,7 @@ def test_every_arm_is_told_with_its_own_settings_before_it_has_plans(run: RunFol
         "  as-is: {weights: shuffled, epochs: 0, warmup_epochs: 0, trainer: nnUNetTrainerX}\n"
         "  scratch: {weights: random, plans: planner}\n"
     )
-    run.write_spec("spec.json", door.read(FinetuneSpec, job, file="job.yaml"))
+    run.write_spec("spec.json", door.read(JobSpec, job, file="job.yaml"))
     facts = dict(gathered(run).facts)
     assert facts["arm gentle"] == (
         "pretrained weights, pretrained head; 3 epochs of 20 iterations; nnUNetTrainer; "
@@ -320,7 +320,7 @@ def test_data_name_every_source_once(run: RunFolder) -> None:
 
 def test_a_crop_says_what_it_means_for_the_scores_and_what_it_has_cut(run: RunFolder) -> None:
     job = SPEC + "crop: {to: cord, margin: 30mm}\n"
-    run.write_spec("spec.json", door.read(FinetuneSpec, job, file="job.yaml"))
+    run.write_spec("spec.json", door.read(JobSpec, job, file="job.yaml"))
     facts = dict(gathered(run).facts)
     assert facts["crop"] == (
         "around cord, margin 30 mm; validation images too, by their own reference: what lies "

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from ca_hpc.core.data_spec import Crop
 from ca_hpc.core.profile import Model, Network, TrainedOn
-from ca_hpc.core.spec import ByAxis, Crop, PatchSize
+from ca_hpc.core.spec import ByAxis, PatchSize
 from ca_hpc.errors import CaHpcError
 from ca_hpc.weights import describe
 from ca_hpc.weights import manifest as manifests
