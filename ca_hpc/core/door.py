@@ -38,7 +38,8 @@ def parse(kind: type[T], text: str, *, file: str) -> tuple[T | None, Document]:
     try:
         return _adapter(kind).validate_python(document.value), document
     except ValidationError as error:
-        found = [_problem(kind, document, detail) for detail in error.errors(include_url=False)]
+        details = _likeliest(document.value, error.errors(include_url=False))
+        found = [_problem(kind, document, detail) for detail in details]
         # a scalar that must be quoted, and a list whose items are wrong, are reported once
         quoted = {p.path for p in document.problems}
         inner = {p.path[:n] for p in found for n in range(len(p.path))}
@@ -74,6 +75,40 @@ def dump(value: object) -> str:
     return _adapter(type(value)).dump_json(value, indent=2).decode() + "\n"
 
 
+def _likeliest(value: Any, details: Sequence[Any]) -> list[Any]:
+    """Of what the classes of a union say about the keys of one value, what those say that fit best.
+
+    pydantic puts a class's name into the location; a name that is no key of the value.
+    """
+    by_class: dict[tuple[Any, ...], dict[Any, list[Any]]] = {}
+    for detail in details:
+        for end, part in enumerate(detail["loc"][:-1]):
+            here = _at(value, detail["loc"][:end])
+            if isinstance(here, dict) and isinstance(part, str) and part not in here:
+                by_class.setdefault(detail["loc"][:end], {}).setdefault(part, []).append(detail)
+    unlikely: list[Any] = []
+    for classes in by_class.values():
+        fewest = min(map(_strangeness, classes.values()))
+        unlikely += [d for found in classes.values() if _strangeness(found) > fewest for d in found]
+    return [detail for detail in details if not any(detail is other for other in unlikely)]
+
+
+def _strangeness(details: Sequence[Any]) -> tuple[int, int]:
+    """How little a value looks like a class: keys that it does not know, then all its errors."""
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    return sum(detail["type"] in unknown for detail in details), len(details)
+
+
+def _at(value: Any, loc: Sequence[Any]) -> Any:
+    """What stands at a location of pydantic's; parts that are no keys count for nothing."""
+    for part in loc:
+        if (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
+            value = value[part]
+    return value
+
+
 def _united(problems: Iterable[Problem]) -> Iterator[Problem]:
     """What the members of a union say about the same value, as one problem."""
     by_path: dict[Path, list[Problem]] = {}
@@ -81,7 +116,9 @@ def _united(problems: Iterable[Problem]) -> Iterator[Problem]:
         by_path.setdefault(problem.path, []).append(problem)
     for path, found in by_path.items():
         said = dict.fromkeys(problem.text for problem in found)
-        texts = sorted(said, key=lambda text: "; did you mean " in text)  # a question comes last
+        # a key that one class knows a neighbour of is not told as unknown to the others too
+        near = [text for text in said if "; known here: " not in text] or list(said)
+        texts = sorted(near, key=lambda text: "; did you mean " in text)  # a question comes last
         start = f"{_dotted(path)}: "
         first, *others = texts
         rest = "".join(f", or {text.removeprefix(start)}" for text in others)
@@ -100,7 +137,7 @@ def _problem(kind: type, document: Document, detail: Any) -> Problem:
         case "missing" | "missing_argument":
             return Problem(document.place(path[:-1]), f"{_dotted(path)} is missing", path)
         case "union_tag_not_found":
-            return Problem(place, f"{_dotted(path)}: type is missing (bids, nnunet or pairs)", path)
+            return Problem(place, f"{_dotted(path)}: type is missing (bids, git, nnunet, msd, pairs or pack)", path)
         case "union_tag_invalid":
             wanted = detail["ctx"]["expected_tags"]
             place = document.place((*path, "type"))
@@ -158,15 +195,18 @@ def _path_and_owner(
         )
         if exists or (missing and i == len(loc) - 1):
             path.append(part)
-    return tuple(path), _owner(kind, value, tuple(path))
+    return tuple(path), _owner(kind, value, tuple(path), meant=loc)
 
 
 def _step(value: Any, part: str | int) -> Any:
     return value[part]
 
 
-def _owner(kind: Any, value: Any, path: Path) -> Any:
-    """The dataclass whose fields stand at the last part of ``path``; None if it is none."""
+def _owner(kind: Any, value: Any, path: Path, *, meant: Sequence[str | int]) -> Any:
+    """The dataclass whose fields stand at the last part of ``path``; None if it is none.
+
+    ``meant``: pydantic's location, which names a union's class.
+    """
     for part in path[:-1]:
         value = value[part]
         candidates = _members(kind)
@@ -179,8 +219,10 @@ def _owner(kind: Any, value: Any, path: Path) -> Any:
         if kind is None:
             return None
     owners = [k for k in _members(kind) if dataclasses.is_dataclass(k)]
-    tagged = [k for k in owners if isinstance(value, dict) and _tag(k) == value.get("type")]
-    return next(iter(tagged or owners), None)
+    tag = value.get("type") if isinstance(value, dict) else None
+    tagged = [k for k in owners if tag is not None and _tag(k) == tag]
+    named = [k for k in owners if k.__name__ in meant]
+    return next(iter(tagged or named or owners), None)
 
 
 def _tag(kind: Any) -> str | None:

@@ -6,7 +6,17 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-from ca_hpc.core.model import Element, Mount, Resources, Runtime, Stage, Task, Workflow, training_id
+from ca_hpc.core.model import (
+    Element,
+    Mount,
+    Resources,
+    Runtime,
+    Stage,
+    Task,
+    Workflow,
+    prediction_id,
+    training_id,
+)
 from ca_hpc.core.profile import Cluster, Gpu
 from ca_hpc.core.spec import STAGES, JobSpec, StageName, StageRequest
 from ca_hpc.core.units import format_duration
@@ -17,17 +27,21 @@ DEFAULTS: Final[Mapping[StageName, StageRequest]] = {
     "prepare": StageRequest(time=4 * 3600, cpus=4, memory=8 * 1024),
     "preprocess": StageRequest(time=12 * 3600, cpus=8, memory=32 * 1024),
     "train": StageRequest(time=24 * 3600, cpus=8, memory=32 * 1024, gpus=1),
+    "predict": StageRequest(time=6 * 3600, cpus=8, memory=32 * 1024, gpus=1),
     "evaluate": StageRequest(time=2 * 3600, cpus=2, memory=8 * 1024),
     "report": StageRequest(time=1 * 3600, cpus=1, memory=4 * 1024),
 }
-# evaluate and report tell about what there is, also when folds are missing
+# predict, evaluate and report work with what there is, also when folds are missing
 CONDITIONS: Final[Mapping[StageName, Literal["afterok", "afterany"]]] = {
     "prepare": "afterok",
     "preprocess": "afterok",
     "train": "afterok",
+    "predict": "afterany",
     "evaluate": "afterany",
     "report": "afterany",
 }
+# stages whose tasks do not wait for each other; those of the others run in order, in one element
+ARRAYS: Final = frozenset({"prepare", "train", "predict"})
 FUSED: Final[Mapping[StageName, tuple[StageName, ...]]] = {
     "prepare": ("prepare", "preprocess"),
     "evaluate": ("evaluate", "report"),
@@ -46,19 +60,24 @@ def expand(
     runtime: Runtime,
     node_python: str,
     mounts: Iterable[Mount],
+    test_sets: bool,
 ) -> Workflow:
-    """Stages, elements and tasks of ``spec`` on ``cluster``. Raises SpecError."""
-    tasks = {name: _tasks(name, spec, run_folder) for name in STAGES}
-    groups = _groups(cluster)
+    """Stages, elements and tasks of ``spec`` on ``cluster``. Raises SpecError.
+
+    ``test_sets``: whether anything is held out of training, so that there is something to predict.
+    """
+    names = tuple(name for name in STAGES if name != "predict" or test_sets)
+    tasks = {name: _tasks(name, spec, run_folder) for name in names}
+    groups = _groups(cluster, names)
     stages = []
     for position, (name, members) in enumerate(groups):
         resources, request = _resources(members, spec, cluster)
-        pack = _pack(name, request, resources, cluster) if len(members) == 1 else 1
         elements: tuple[Element, ...]
-        if len(members) > 1:  # in one element, one after the other
-            elements = (Element(f"{name}.0", tuple(t for m in members for t in tasks[m])),)
-        else:
+        if len(members) == 1 and name in ARRAYS:
+            pack = _pack(name, request, resources, cluster)
             elements = _elements(name, tasks[name], pack=pack)
+        else:
+            elements = (Element(f"{name}.0", tuple(t for m in members for t in tasks[m])),)
         stages.append(
             Stage(
                 name=name,
@@ -97,28 +116,40 @@ def task_gpu_memory(spec: JobSpec, cluster: Cluster, workflow: Workflow) -> int 
     return None
 
 
-def _groups(cluster: Cluster) -> tuple[tuple[StageName, tuple[StageName, ...]], ...]:
+def _groups(
+    cluster: Cluster, names: tuple[StageName, ...]
+) -> tuple[tuple[StageName, tuple[StageName, ...]], ...]:
     if not cluster.fuse_short_stages:
-        return tuple((name, (name,)) for name in STAGES)
+        return tuple((name, (name,)) for name in names)
     hidden = {m for members in FUSED.values() for m in members[1:]}
-    return tuple((n, FUSED.get(n, (n,))) for n in STAGES if n not in hidden)
+    return tuple((n, FUSED.get(n, (n,))) for n in names if n not in hidden)
 
 
 def _tasks(stage: StageName, spec: JobSpec, run_folder: str) -> tuple[Task, ...]:
     module = f"ca_hpc.steps.{stage}"
     run = ("--run", run_folder)
-    if stage != "train":
-        return (Task(stage, module, run),)
-    # folds outside, arms inside: the arms of one fold end at about the same time
-    return tuple(
-        Task(
-            id=training_id(arm, fold),
-            module=module,
-            arguments=(*run, "--arm", arm, "--fold", str(fold)),
-        )
-        for fold in spec.fold_indices
-        for arm in spec.arms
-    )
+    match stage:
+        case "prepare":
+            shards = range(spec.prepare.shards)
+            return tuple(
+                Task(f"prepare-shard{i}", module, (*run, "--shard", str(i))) for i in shards
+            )
+        case "preprocess":
+            # assemble waits for all shards, and is too short for a place in the queue of its own
+            return (Task("assemble", "ca_hpc.steps.assemble", run), Task(stage, module, run))
+        case "train":
+            # folds outside, arms inside: the arms of one fold end at about the same time
+            return tuple(
+                Task(training_id(arm, fold), module, (*run, "--arm", arm, "--fold", str(fold)))
+                for fold in spec.fold_indices
+                for arm in spec.arms
+            )
+        case "predict":
+            return tuple(
+                Task(prediction_id(arm), module, (*run, "--arm", arm)) for arm in spec.arms
+            )
+        case "evaluate" | "report":
+            return (Task(stage, module, run),)
 
 
 def _elements(stage: str, tasks: tuple[Task, ...], *, pack: int) -> tuple[Element, ...]:

@@ -81,6 +81,11 @@ def training_id(arm: str, fold: int) -> str:
     return f"train-{arm}-fold{fold}"
 
 
+def prediction_id(arm: str) -> str:
+    """The id of the task that predicts the test sets with all folds of one arm."""
+    return f"predict-{arm}"
+
+
 @dataclass(frozen=True, slots=True)
 class Element:
     """One allocation. Tasks run in ``slots`` at the same time, in order when there is one slot."""

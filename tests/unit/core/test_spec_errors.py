@@ -6,7 +6,7 @@ import pytest
 
 from ca_hpc.core import checks, door
 from ca_hpc.core.data_spec import Crop
-from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.errors import ExitCode, SpecError
 
 JOB = """\
@@ -24,6 +24,7 @@ def read(text: str) -> JobSpec:
     spec, document = door.parse(JobSpec, text, file="job.yaml")
     problems = list(document.problems)
     if spec is not None:
+        spec = completed(spec)
         problems += checks.check(spec, document)
     door.refuse(problems, file="job.yaml")
     assert spec is not None
@@ -54,7 +55,6 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
     text += "training:\n  epochs: -1\n  sed: 1\nresources:\n  train: {time: 24:00:00, cpus: 1.5}\n"
     assert problems(text) == [
         "1:1: cluster is missing",
-        "4:5: data[0].label_suffix is missing",
         "4:30: unknown key data[0].label_sufix; did you mean label_suffix?",
         "7:3: training.epochs: should be greater than or equal to 0",
         "8:3: unknown key training.sed; did you mean seed?",
@@ -102,8 +102,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
                               "did you mean apptainer?"),
         (
             "resources: {trian: {cpus: 1}}",
-            "7:13: resources.trian: should be 'prepare', 'preprocess', 'train', 'evaluate' or "
-            "'report'; did you mean train?",
+            "7:13: resources.trian: should be 'prepare', 'preprocess', 'train', 'predict', "
+            "'evaluate' or 'report'; did you mean train?",
         ),
     ],
 )  # fmt: skip
@@ -114,15 +114,17 @@ def test_a_key_or_word_that_is_not_known_gets_the_nearest_one(lines: str, told: 
 def test_unknown_keys_inside_each_kind_of_source_are_told_against_that_kind() -> None:
     text = JOB.replace(
         "weights:",
-        "  - {type: nnunet, path: b, person: {column: site}}\n"
+        "  - {type: nnunet, path: b, person: {colum: site}}\n"
         "  - {type: pairs, path: c, label_suffix: x}\n"
         "  - {type: bids, path: d, label_suffix: x, sesions: ['01']}\n"
         "weights:",
     )
     assert problems(text) == [
+        "6:29: data[1].person.column is missing",
         "6:29: data[1].person.pattern is missing",
-        "6:38: unknown key data[1].person.column; known here: pattern",
-        "7:28: unknown key data[2].label_suffix; known here: type, path, name, person",
+        "6:38: unknown key data[1].person.colum; did you mean column?",
+        "7:28: unknown key data[2].label_suffix; known here: name, person, people, include, "
+        "exclude, where, split, test_set, type, path",
         "8:44: unknown key data[3].sesions; did you mean sessions?",
     ]
 
@@ -130,8 +132,11 @@ def test_unknown_keys_inside_each_kind_of_source_are_told_against_that_kind() ->
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("{path: data}", "5:5: data[0]: type is missing (bids, nnunet or pairs)"),
-        ("{type: bidz}", "5:6: data[0]: type must be one of 'bids', 'nnunet', 'pairs'"),
+        ("{path: data}", "5:5: data[0]: type is missing (bids, git, nnunet, msd, pairs or pack)"),
+        (
+            "{type: bidz}",
+            "5:6: data[0]: type must be one of 'bids', 'git', 'nnunet', 'msd', 'pairs', 'pack'",
+        ),
         ("data", "5:5: data[0]: "),
     ],
 )
@@ -163,7 +168,6 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
         ("model: 2025-01-01", "2025-01-01 without quotes is a date"),
         ("model: 7", "model: should be text"),
         ('model: ""', "model: String should have at least 1 character"),
-        ("arms: {}", "arms: needs at least one"),
         ("arms: [a]", "arms: should be keys with values"),
         ("arms: {a: }", "arms.a: should be keys with values"),
         ('arms: {"a b": {}}', "arms.a b: use letters, digits, - and _ only"),
@@ -243,19 +247,67 @@ def test_folds_are_named_once_and_at_least_one(folds: str) -> None:
 
 def test_an_arm_from_pretrained_weights_needs_weights() -> None:
     text = JOB.replace("model.pth", "null") + "model: demo\narms:\n  ours: {weights: pretrained}\n"
-    assert problems(text) == ["9:3: arms.ours starts from pretrained weights, but weights is null"]
+    assert problems(text) == [
+        "9:3: arms.ours starts from pretrained weights, but the job names none"
+    ]
 
 
 def test_the_default_arms_without_weights_are_told_at_the_weights() -> None:
     assert problems(JOB.replace("model.pth", "null") + "model: demo\n") == [
-        "6:1: arms.finetune starts from pretrained weights, but weights is null"
+        "6:1: arms.finetune starts from pretrained weights, but the job names none"
     ]
 
 
 def test_an_arm_on_the_models_plans_needs_a_model_from_somewhere() -> None:
     text = JOB.replace("model.pth", "null") + "arms:\n  own: {weights: random, plans: model}\n"
     assert problems(text) == [
-        "8:3: arms.own takes the model's plans, but weights and model are null"
+        "8:3: arms.own takes the model's plans, but the job names neither weights nor model"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("splits: {train: 0.8, val: 0.1, test: 0.2}", "7:1: splits: train, val and test are 1.1"),
+        ("splits: {train: 0.8, vall: 0.2}", "7:22: unknown key splits.vall; did you mean val?"),
+        ("splits: {file: a.yaml}\nfolds: [1]", "8:9: folds[0]: there is no fold 1: these splits are"),
+        ("labels: {a: {value: 1}, b: {value: 3}}", "7:1: labels: number them 1, 2,"),
+        ("labels: {a: {valu: 1}}", "7:14: unknown key labels.a.valu; did you mean value?"),
+        ("labels: {a: 1}\nregions: {x: [1, 2]}", "8:11: regions.x: no label has the value 2"),
+        ("labels: {a: 1, b: 2}\nregions: {x: [1], y: [1]}", "8:1: regions: x and y are the same"),
+        ("labels: {a: 1, b: 2}\nregions: {x: [1, 2], y: [2]}\ncrop: {to: a}",
+         "9:8: crop.to: no label a; labels: x, y"),
+        ("prepare: {on_error: skipp}", "7:11: prepare.on_error: should be 'fail' or 'skip'"),
+        ("prepare: {shards: 0}", "7:11: prepare.shards: should be greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_the_data_must_fit_together(lines: str, told: str) -> None:
+    assert any(problem.startswith(told) for problem in problems(JOB + lines))
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{type: bids, path: a}", "5:5: data[0].label_suffix is missing"),
+        ("{type: bids, path: a, label_suffix: {lesion: _l}}", "no label lesion; labels: cord"),
+        ("{type: msd, path: a, test_set: val}", "test_set: val is what training sees"),
+        ("{type: msd, path: a, test_set: x, split: {file: y}}", "all of it is the test set x"),
+        ("{type: msd, path: a, split: {train: 1.0, val: 0.5}}", "data[0].split: train, val and"),
+        ("{type: git, url: a, label_suffix: _s, commit: abc}", "data[0].commit"),
+        ("{type: pack, path: a, sha256: abc}", "data[0].sha256"),
+    ],
+)
+def test_what_a_source_says_must_fit_together(source: str, told: str) -> None:
+    text = JOB.replace("{type: bids, path: data, label_suffix: _seg}", source)
+    assert any(told in problem for problem in problems(text))
+
+
+def test_a_retraining_needs_no_weights_and_has_one_arm() -> None:
+    spec = read(JOB.replace("finetune", "train").replace("weights: model.pth\n", ""))
+    assert list(spec.arms) == ["train"]
+    assert not spec.pretrained
+    assert problems(JOB.replace("finetune", "train")) == [
+        "6:1: kind: train starts from random weights; kind: finetune starts from these"
     ]
 
 
