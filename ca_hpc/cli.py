@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ca_hpc import __version__, screen
+from ca_hpc.cli_data import data_app
 from ca_hpc.cli_image import image_app
 from ca_hpc.cli_weights import weights_app
 from ca_hpc.errors import CaHpcError, ExitCode
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app, name="data")
 app.add_typer(image_app, name="image")
 app.add_typer(weights_app, name="weights")
 
@@ -65,6 +67,7 @@ def every_command(
 def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = None) -> None:
     """Check a job file, its profiles, its data, weights and image."""
     from ca_hpc.actions import prepare
+    from ca_hpc.actions.estimate import estimate
     from ca_hpc.actions.warnings import warnings
 
     host = prepare.Host.here()
@@ -75,10 +78,14 @@ def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = No
     flow = prepare.workflow(job, inputs, host=host, run_folder=prepare.next_run_folder(job))
     for text in warnings(job, inputs, flow):
         _warn(text)
-    people = len({case.person for case in inputs.cases.cases})
+    cases = inputs.cases.cases
+    people = len({(case.people, case.person) for case in cases})
+    held_out = sum(map(len, inputs.data.division.tests.values()))
+    of_them = f", {held_out} of them in test sets" if held_out else ""
     typer.echo(
-        f"{job_file} is valid: {len(inputs.cases.cases)} images of {people} people, "
-        f"{len(flow.stages)} stages, {len(flow.tasks)} tasks on {job.cluster.name}"
+        f"{job_file} is valid: {len(cases)} images of {people} people{of_them}, "
+        f"{len(flow.stages)} stages, {len(flow.tasks)} tasks on {job.cluster.name}; "
+        f"{estimate(job.spec, inputs.cases, runs=job.runs).text}"
     )
 
 
@@ -124,6 +131,7 @@ def submit(
         token=secrets.token_hex(4),
         now=datetime.now(timezone.utc),
         warn=_warn,
+        say=lambda text: typer.echo(text, err=True),
     )
     jobs = {s.stage: dict(s.job_ids) for s in run.submissions().values()}
     attached = job.cluster.executor == "local" and not detach

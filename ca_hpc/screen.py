@@ -149,17 +149,22 @@ def show_status(now: RunStatus) -> None:
 
 
 def show_outcome(run: RunFolder) -> None:
-    """The Dice of each label by fold and arm, what it means, and where the report is."""
+    """The Dice of each label by fold and arm and in each test set, what it means, the report."""
+    from ca_hpc.report.model import ENSEMBLE, VALIDATION
     from ca_hpc.report.scores import read_scores, read_summary
     from ca_hpc.report.tables import dice_table, grouped
 
-    by_label = grouped(read_scores(run.path), lambda score: score.label)
-    if by_label:
+    found = grouped(read_scores(run.path), lambda score: (score.split, score.label))
+    if found:
         spec = run.spec
-        for label, scores in by_label.items():
-            of = f" of {label}" if len(by_label) > 1 else ""
-            print(f"\nDice{of} (mean over people)")  # a title of the table would wrap to its width
-            _show_dice(dice_table(scores, arms=tuple(spec.arms), folds=spec.fold_indices))
+        labels = {label for _, label in found}
+        for (split, label), scores in found.items():
+            of = f" of {label}" if len(labels) > 1 else ""
+            where = "" if split == VALIDATION else f", test set {split}"
+            # a title of the table would wrap to its width
+            print(f"\nDice{of}{where} (mean over people)")
+            folds = spec.fold_indices if split == VALIDATION else (ENSEMBLE,)
+            _show_dice(dice_table(scores, arms=tuple(spec.arms), folds=folds))
         if summary := read_summary(run.path):
             print("", *summary, "", sep="\n")
     report = run.file("report.html")
@@ -177,7 +182,8 @@ def _show_dice(found: DiceTable) -> None:
         table.add_column(column, justify="right")
     for fold, row in zip(found.folds, found.cells, strict=True):
         table.add_row(str(fold), *(_mean(cell) for cell in row))
-    table.add_row("all", *(_mean(cell) for cell in found.overall), style="bold")
+    if len(found.folds) > 1:
+        table.add_row("all", *(_mean(cell) for cell in found.overall), style="bold")
     Console().print(table)
 
 

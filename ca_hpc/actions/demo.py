@@ -51,7 +51,12 @@ def demo(folder: Path, *, host: Host, say: Say, watch: Watch) -> RunFolder:
 def _run(name: str, folder: Path, *, host: Host, say: Say) -> RunFolder:
     job = read_job(folder / f"{name}.yaml", host=host, overrides=Overrides(output=folder / "runs"))
     return submit(
-        job, host=host, token=secrets.token_hex(4), now=datetime.now(timezone.utc), warn=say
+        job,
+        host=host,
+        token=secrets.token_hex(4),
+        now=datetime.now(timezone.utc),
+        warn=say,
+        say=say,
     )
 
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ca_hpc import configs
+from ca_hpc.actions import job_data
+from ca_hpc.actions.job_data import JobData, Say, silent
 from ca_hpc.actions.job_model import check_patch_of, model_of
+from ca_hpc.actions.job_paths import absolute
 from ca_hpc.actions.job_weights import JobWeights
 from ca_hpc.actions.job_weights import find as find_weights
+from ca_hpc.actions.mounts import data_folders, mounts
 from ca_hpc.core import checks, door
 from ca_hpc.core.expand import expand
-from ca_hpc.core.model import Mount, Pin, Runtime, Workflow
+from ca_hpc.core.model import Pin, Runtime, Workflow
 from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Cases
-from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
-from ca_hpc.imaging.sources import scan
-from ca_hpc.imaging.splits import k_folds
+from ca_hpc.sources.git import REPOSITORIES
 from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import check
@@ -94,10 +96,15 @@ class Job:
 class Inputs:
     """The files of a job, found, checked and pinned. ``model`` has the network by now."""
 
-    cases: Cases
+    data: JobData
     weights: JobWeights | None
     image: Pin | None
     model: Model | None
+
+    @property
+    def cases(self) -> Cases:
+        """All cases, as found."""
+        return self.data.cases
 
     @property
     def weights_pin(self) -> Pin | None:
@@ -113,6 +120,7 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
     spec, document = door.parse(JobSpec, text, file=str(file))
     problems = list(document.problems)
     if spec is not None:
+        spec = completed(spec)
         problems += checks.check(spec, document)
     door.refuse(problems, file=str(file))
     assert spec is not None
@@ -126,13 +134,28 @@ def read_job(file: Path, *, host: Host, overrides: Overrides = Overrides()) -> J
     profile = spec.model or named
     model = configs.model(profile, relative_to=base) if profile is not None else None
     check_patch_of(spec, model)
-    spec = _absolute(spec, base=base, overrides=overrides, here=host.folder)
+    spec = absolute(
+        spec,
+        base=base,
+        here=host.folder,
+        weights_given=overrides.weights is not None,
+        image_given=overrides.image is not None,
+    )
     output = overrides.output or spec.output or cluster.folders.runs or "ca-hpc-runs"
     return Job(file, text, spec, cluster, model, (host.folder / output).absolute())
 
 
-def find_inputs(job: Job, *, host: Host) -> Inputs:
-    """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time."""
+def find_cases(job: Job, *, host: Host, fetch: bool, say: Say = silent) -> JobData:
+    """The job's data; with ``fetch`` everything of it is there afterwards. Raises CaHpcError."""
+    store = weight_store(job.cluster, host=host).root
+    return job_data.find(job.spec, store=store, fetch=fetch, say=say)
+
+
+def find_inputs(job: Job, *, host: Host, fetch: bool = False, say: Say = silent) -> Inputs:
+    """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time.
+
+    ``fetch``: whether what repositories hold is got, too.
+    """
     here = job.cluster.executor == "local" and job.cluster.python is None
     if job.runtime == "none" and here and not host.nnunet:
         raise CaHpcError(
@@ -144,18 +167,23 @@ def find_inputs(job: Job, *, host: Host) -> Inputs:
             f"trainers: {job.spec.trainers} is no folder",
             hint="name the folder that holds the .py files of your trainers",
         )
-    cases = scan(job.spec)
+    data = find_cases(job, host=host, fetch=fetch, say=say)
+    cases = data.cases
     _check_crop(job.spec, cases)
-    k_folds(cases.cases, folds=job.spec.splits.folds, seed=job.spec.splits.seed)
     info = _image(job, host=host)
     image = Pin(str(info.path), info.sha256) if info is not None else None
     weights = _weights(job, info, host=host)
     model = model_of(job.spec, job.model, weights)
     if weights is not None and job.spec.pretrained:
-        channels = len(cases.cases[0].images)
-        labels = len(cases.labels)
-        check.check_task(weights.manifest, job.spec, channels=channels, labels=labels)
-    return Inputs(cases, weights, image, model)
+        first = cases.cases[0]
+        check.check_task(
+            weights.manifest,
+            job.spec,
+            channels=len(first.images) + len(first.masks),
+            targets=tuple(cases.targets),
+            regions=bool(cases.regions),
+        )
+    return Inputs(data, weights, image, model)
 
 
 def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -> Workflow:
@@ -177,28 +205,8 @@ def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -
             arguments=site.arguments,
         ),
         node_python=python,
-        mounts=_mounts(job, inputs, run_folder=run_folder),
-    )
-
-
-def _absolute(spec: JobSpec, *, base: Path, overrides: Overrides, here: Path) -> JobSpec:
-    """Paths of the file count from its folder, paths of the command line from the current one."""
-
-    def at(path: str, *, given: object = None) -> str:
-        # expanduser of os.path: a ~ of nobody stays, and is then reported as a missing file
-        return os.path.normpath((here if given else base) / os.path.expanduser(path))  # noqa: PTH111
-
-    return replace(
-        spec,
-        data=tuple(replace(source, path=at(source.path)) for source in spec.data),
-        weights=(
-            at(spec.weights, given=overrides.weights)
-            if spec.weights is not None and is_file_name(spec.weights)
-            else spec.weights
-        ),
-        image=None if spec.image is None else at(spec.image, given=overrides.image),
-        output=None if spec.output is None else at(spec.output),
-        trainers=None if spec.trainers is None else at(spec.trainers),
+        mounts=mounts(run_folder=run_folder, read=_read(job, inputs, host=host)),
+        test_sets=bool(inputs.data.division.tests) if inputs else job.spec.may_hold_out,
     )
 
 
@@ -264,36 +272,23 @@ def weight_store(cluster: Cluster | None, *, host: Host) -> WeightStore:
 
 def _check_crop(spec: JobSpec, cases: Cases) -> None:
     """A raw nnU-Net data set brings labels of its own, which the spec's check has not seen."""
-    if spec.crop != "none" and spec.crop.to not in cases.labels:
+    if spec.crop != "none" and spec.crop.to not in cases.targets:
         raise SpecError(
-            f"crop.to: no label {spec.crop.to} in the data; labels: {', '.join(cases.labels)}",
+            f"crop.to: no label {spec.crop.to} in the data; labels: {', '.join(cases.targets)}",
             hint="name the label to cut around, or crop: none",
         )
 
 
-def _mounts(job: Job, inputs: Inputs | None, *, run_folder: Path) -> tuple[Mount, ...]:
-    """The run folder, and read-only the data, the weights and what the site adds.
-
-    Links are followed: in a git-annex data set an image lies outside the folder that names it.
-    """
-    read = {source.path for source in job.spec.data if source.type != "pairs"}
+def _read(job: Job, inputs: Inputs | None, *, host: Host) -> set[str]:
+    """What tasks read: the data, the weights, and what the site adds."""
+    store = weight_store(job.cluster, host=host).root
+    cases = inputs.cases if inputs else None
+    read = data_folders(job.spec, cases, repositories=store / REPOSITORIES)
     read |= set(job.cluster.apptainer.binds)
-    if inputs is not None:
-        images = [f for case in inputs.cases.cases for f in (*case.images, case.label)]
-        for place in {p for file in images for p in (file, os.path.realpath(file))}:
-            if not _below(place, read):
-                read.add(str(Path(place).parent))
-        # weights in the image need no mount: their path does not exist here
-        if inputs.weights is not None and inputs.weights.mounted:
-            read |= {inputs.weights.path, os.path.realpath(inputs.weights.path)}
-    outer = {place for place in read if not _below(str(Path(place).parent), read)}
-    mounts = [Mount(str(run_folder), writable=True), *(Mount(place) for place in outer)]
-    # a folder before what lies in it, whose own mount it would hide: runs often lie beside data
-    return tuple(sorted(mounts, key=lambda mount: mount.path))
-
-
-def _below(path: str, folders: Iterable[str]) -> bool:
-    return any(path == f or path.startswith(f.rstrip("/") + "/") for f in folders)
+    # weights in the image need no mount: their path does not exist here
+    if inputs is not None and inputs.weights is not None and inputs.weights.mounted:
+        read |= {inputs.weights.path, os.path.realpath(inputs.weights.path)}
+    return read
 
 
 def next_run_folder(job: Job) -> Path:

@@ -88,15 +88,22 @@ def job_name(run_folder: Path, stage: str, *, token: str) -> str:
 
 
 def submit(
-    job: Job, *, host: Host, token: str, now: datetime, warn: Callable[[str], None]
+    job: Job,
+    *,
+    host: Host,
+    token: str,
+    now: datetime,
+    warn: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> RunFolder:
     """Check everything, write the run folder, submit all stages. Raises CaHpcError.
 
-    ``warn`` is told, before anything is queued, what is allowed and yet seldom meant. Nothing is
-    written before all checks have passed. When the scheduler refuses a stage, what was submitted
-    before it is cancelled and the run folder stays, to be looked at.
+    ``warn`` is told, before anything is queued, what is allowed and yet seldom meant, and ``say``
+    what is being fetched. Nothing is written before all checks have passed. When the scheduler
+    refuses a stage, what was submitted before it is cancelled and the run folder stays, to be
+    looked at.
     """
-    inputs = find_inputs(job, host=host)
+    inputs = find_inputs(job, host=host, fetch=True, say=say)
     if job.cluster.executor == "slurm":
         slurm.check()
     expected = next_run_folder(job)

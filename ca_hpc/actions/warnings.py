@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ca_hpc.actions.estimate import estimate, shortage
 from ca_hpc.actions.prepare import Inputs, Job
 from ca_hpc.core.expand import task_gpu_memory
 from ca_hpc.core.model import Workflow
@@ -17,7 +18,7 @@ from ca_hpc.weights.describe import disagreement
 def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
     """All of a job's, one sentence each."""
     network = inputs.model.network if inputs.model else None
-    said = [*check.warnings(job.spec, inputs.model, labels=inputs.cases.labels)]
+    said = [*check.warnings(job.spec, inputs.model, labels=tuple(inputs.cases.targets))]
     if inputs.weights is not None and inputs.model is not None:
         own = inputs.weights.manifest
         doubt = disagreement(inputs.model, own.network)
@@ -26,7 +27,8 @@ def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
     if network is not None and any(arm.plans == "model" for arm in job.spec.arms.values()):
         memory = job.spec.plans.gpu_memory or task_gpu_memory(job.spec, job.cluster, flow)
         said += check_memory(network, job.spec.plans, memory_mib=memory)
-    return (*said, *_about_people(inputs.cases))
+    said += shortage(estimate(job.spec, inputs.cases, runs=job.runs))
+    return (*said, *inputs.cases.remarks, *_about_people(inputs.cases))
 
 
 def _about_people(cases: Cases) -> Iterator[str]:

@@ -137,7 +137,11 @@ def _problem(kind: type, document: Document, detail: Any) -> Problem:
         case "missing" | "missing_argument":
             return Problem(document.place(path[:-1]), f"{_dotted(path)} is missing", path)
         case "union_tag_not_found":
-            return Problem(place, f"{_dotted(path)}: type is missing (bids, git, nnunet, msd, pairs or pack)", path)
+            return Problem(
+                place,
+                f"{_dotted(path)}: type is missing (bids, git, nnunet, msd, pairs or pack)",
+                path,
+            )
         case "union_tag_invalid":
             wanted = detail["ctx"]["expected_tags"]
             place = document.place((*path, "type"))

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field
 
-from ca_hpc.core.data_spec import Crop, Folds, Label, Prepare, Source, Splits
+from ca_hpc.core.data_spec import Crop, Folds, Label, Prepare, Source, SplitFile, Splits
 from ca_hpc.core.fields import (
     STRICT,
     Count,
@@ -207,6 +207,21 @@ class JobSpec:
     def fold_indices(self) -> tuple[int, ...]:
         """The folds to train, ascending."""
         return tuple(range(self.fold_count)) if self.folds == "all" else tuple(sorted(self.folds))
+
+    @property
+    def may_hold_out(self) -> bool:
+        """Whether cases may end in test sets, as far as the job itself tells."""
+        splits = [self.splits, *(s.split for s in self.data if s.type != "pack")]
+        lists = any(source.type in ("msd", "pack") for source in self.data)
+        named = any(source.type != "pack" and source.test_set for source in self.data)
+        return (
+            lists
+            or named
+            or any(
+                isinstance(split, SplitFile) or (split is not None and split.test > 0)
+                for split in splits
+            )
+        )
 
     @property
     def label_rules(self) -> Mapping[str, Label]:

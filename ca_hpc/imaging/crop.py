@@ -15,9 +15,9 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is kept of an image: the label ``value`` and ``margin_mm`` on each side of it."""
+    """What is kept of an image: labels of these ``values``, ``margin_mm`` on each side of them."""
 
-    value: int
+    values: tuple[int, ...]
     margin_mm: float
 
 

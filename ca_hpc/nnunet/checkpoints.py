@@ -113,12 +113,13 @@ class Resume:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, *, drafts: Path | None = None) -> Iterator[Path]:
     """Yield a path beside ``target``; what is written there becomes ``target``, whole or not.
 
-    The name's ending is kept, because image writers choose the format by it.
+    The name's ending is kept, because image writers choose the format by it. ``drafts``: a folder
+    of this process alone on the same file system, where another one may write the same target.
     """
-    partial = target.with_name(f".partial-{target.name}")
+    partial = (drafts or target.parent) / f".partial-{target.name}"
     partial.unlink(missing_ok=True)  # a killed process may have left a link to another's file
     try:
         yield partial

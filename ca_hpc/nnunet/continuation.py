@@ -25,13 +25,15 @@ from ca_hpc.nnunet.checkpoints import (
     replacing,
     weights_sha256,
 )
+from ca_hpc.nnunet.device import take_device
 from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start
 from ca_hpc.nnunet.interruption import Interrupted, StopRequest
 from ca_hpc.nnunet.pretrained import LoadedWeights, load_into, shuffle, unwrapped, verified_sha256
+from ca_hpc.nnunet.sliding_window import Origin
 from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.nnunet.trainer import Clock, Conduct, composed
 from ca_hpc.nnunet.trainer_search import resolve_trainer
-from ca_hpc.nnunet.validation import Origin, validate_fold
+from ca_hpc.nnunet.validation import validate_fold
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.weights.checkpoint import read_checkpoint
 
@@ -81,13 +83,7 @@ def go_on(call: FoldCall, *, emit: Emit, clock: Clock, stop: StopRequest) -> Fol
 
 
 def _build_trainer(call: FoldCall) -> Any:
-    if call.device == "cuda" and not torch.cuda.is_available():
-        raise CaHpcError(
-            "The job asks for a GPU, and torch sees none on this node.",
-            hint="Check the driver with nvidia-smi, and that the runtime passes the GPU on.",
-        )
-    torch.set_num_threads(call.torch_threads)
-    torch.backends.cudnn.benchmark = call.device == "cuda"  # as nnU-Net's run_training does
+    device = take_device(call.device, threads=call.torch_threads)
     plans = json.loads(call.plans_file.read_text())
     if call.configuration not in plans["configurations"]:
         raise CaHpcError(
@@ -105,7 +101,7 @@ def _build_trainer(call: FoldCall) -> Any:
         configuration=call.configuration,
         fold=call.fold,
         dataset_json=json.loads(call.dataset_json_file.read_text()),
-        device=torch.device(call.device),
+        device=device,
     )
 
 
@@ -275,7 +271,7 @@ def _validate(trainer: Any, call: FoldCall, *, emit: Emit, stop: StopRequest) ->
     summary = validate_fold(
         trainer,
         origin=Origin(
-            digest,
+            {str(call.fold): digest},
             tile_step=settings.tile_step,
             mirroring=settings.mirroring,
             probabilities=settings.probabilities,

@@ -204,8 +204,8 @@ def _other_head(
     return CaHpcError(
         "The pretrained head cannot be taken: "
         f"{_both_shapes(differing[0], own=own, weights=weights)}.",
-        hint=f"{outputs}, the labels need {wanted}, one of them the background's. Set head: new; "
-        "it is then trained from random weights.",
+        hint=f"{outputs}, the data need {wanted}: of labels and the background one each, or one of "
+        "each region. Set head: new; it is then trained from random weights.",
     )
 
 

@@ -1,50 +1,31 @@
 """Predict and score the validation cases of a fold, one after the other, in this process.
 
-Stands in for nnU-Net's ``perform_actual_validation``: its spawned pool imports torch once more per
-process, its tile step and mirroring are fixed, and it starts over after every interruption.
+Stands in for nnU-Net's ``perform_actual_validation``, whose tile step and mirroring are fixed.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summary_json
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from ca_hpc.nnunet.checkpoints import Emit, link_or_copy, replacing
+from ca_hpc.nnunet.checkpoints import Emit, replacing
 from ca_hpc.nnunet.interruption import Interrupted, StopRequest
-
-ORIGIN_NAME: Final = "predicted_by.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What made predictions: the same origin, the same predictions.
-
-    ``tile_step`` is the sliding window's step as a share of the patch.
-    """
-
-    weights_sha256: str
-    tile_step: float
-    mirroring: bool
-    probabilities: bool
-
-    def files(self, folder: Path, *, case: str, ending: str) -> tuple[Path, ...]:
-        """What predicting a case leaves in ``folder``: the segmentation, and what goes with it."""
-        # nnU-Net's names: the probabilities, and the image's properties that they belong to
-        endings = (ending, ".npz", ".pkl") if self.probabilities else (ending,)
-        return tuple(folder / (case + of) for of in endings)
+from ca_hpc.nnunet.sliding_window import (
+    Origin,
+    claim,
+    origin_of,
+    predictor_of,
+    take_over,
+    write_segmentation,
+)
 
 
 def validate_fold(
@@ -62,19 +43,28 @@ def validate_fold(
     """
     folder = Path(trainer.output_folder) / "validation"
     ending = trainer.dataset_json["file_ending"]
-    _claim(folder, origin=origin, ending=ending)
-    trusted = [folder, *(other for other in earlier_folders if _origin_of(other) == origin)]
+    claim(folder, origin=origin, ending=ending)
+    trusted = [folder, *(other for other in earlier_folders if origin_of(other) == origin)]
     _, cases = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(cases))
-    predictor = _predictor(trainer, origin=origin)
+    predictor = predictor_of(
+        trainer.network,
+        plans_manager=trainer.plans_manager,
+        configuration_manager=trainer.configuration_manager,
+        dataset_json=trainer.dataset_json,
+        trainer_name=type(trainer).__name__,
+        mirroring_axes=trainer.inference_allowed_mirroring_axes,
+        device=trainer.device,
+        origin=origin,
+    )
     trainer.network.eval()
     trainer.set_deep_supervision_enabled(False)
     try:
         for done, case in enumerate(dataset.identifiers, start=1):
             targets = origin.files(folder, case=case, ending=ending)
-            reused = _take_over(targets, folders=trusted)
+            reused = take_over(targets, folders=trusted)
             if not reused:
-                _predict(trainer, predictor, case=case, dataset=dataset, targets=targets)
+                _predict(predictor, case=case, dataset=dataset, targets=targets)
             emit(
                 {
                     "event": "validation",
@@ -92,75 +82,11 @@ def validate_fold(
     return _write_summary(trainer, folder=folder, cases=dataset.identifiers)
 
 
-def _origin_of(folder: Path) -> Origin | None:
-    try:
-        return Origin(**json.loads((folder / ORIGIN_NAME).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _claim(folder: Path, *, origin: Origin, ending: str) -> None:
-    """Make the folder one of ``origin``: predictions of another one go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if _origin_of(folder) == origin:
-        return
-    for pattern in (f"*{ending}", "*.npz", "*.pkl"):
-        for stale in folder.glob(pattern):
-            stale.unlink()
-    with replacing(folder / ORIGIN_NAME) as partial:
-        partial.write_text(json.dumps(asdict(origin)))
-
-
-def _take_over(targets: Sequence[Path], *, folders: Sequence[Path]) -> bool:
-    for folder in folders:
-        sources = [folder / target.name for target in targets]
-        if all(source.is_file() for source in sources):
-            for source, target in zip(sources, targets, strict=True):
-                link_or_copy(source, target)
-            return True
-    return False
-
-
-def _predictor(trainer: Any, *, origin: Origin) -> Any:
-    predictor = nnUNetPredictor(
-        tile_step_size=origin.tile_step,
-        use_gaussian=True,
-        use_mirroring=origin.mirroring,
-        perform_everything_on_device=trainer.device.type == "cuda",
-        device=trainer.device,
-        allow_tqdm=False,
-    )
-    predictor.manual_initialization(
-        trainer.network,
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        None,
-        trainer.dataset_json,
-        type(trainer).__name__,
-        trainer.inference_allowed_mirroring_axes,
-    )
-    return predictor
-
-
-def _predict(
-    trainer: Any, predictor: Any, *, case: str, dataset: Any, targets: Sequence[Path]
-) -> None:
+def _predict(predictor: Any, *, case: str, dataset: Any, targets: Sequence[Path]) -> None:
     image, _, _, properties = dataset.load_case(case)
     # Copied, since the file is mapped read-only and torch wants to write.
     logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(image[:])))
-    ending = trainer.dataset_json["file_ending"]
-    with ExitStack() as stack:
-        partials = [stack.enter_context(replacing(target)) for target in targets]
-        export_prediction_from_logits(
-            logits.cpu(),
-            properties,
-            trainer.configuration_manager,
-            trainer.plans_manager,
-            trainer.dataset_json,
-            str(partials[0]).removesuffix(ending),
-            save_probabilities=len(targets) > 1,
-            num_threads_torch=torch.get_num_threads(),
-        )
+    write_segmentation(predictor, logits, properties=properties, targets=targets)
 
 
 def _write_summary(trainer: Any, *, folder: Path, cases: Sequence[str]) -> Path:

@@ -36,17 +36,20 @@ def planned_pairs(weights: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def compare(scores: Sequence[CaseScore], *, weights: Mapping[str, str]) -> tuple[Comparison, ...]:
-    """All planned comparisons of every label; p is Holm's over the comparisons of one label."""
+    """All planned comparisons of every label, of the validation and of each test set.
+
+    p is Holm's over the comparisons of one label in one of these.
+    """
     pairs = planned_pairs(weights)
     return tuple(
         comparison
-        for label, ours in grouped(scores, lambda score: score.label).items()
-        for comparison in _family(ours, label=label, pairs=pairs)
+        for (split, label), ours in grouped(scores, lambda s: (s.split, s.label)).items()
+        for comparison in _family(ours, split=split, label=label, pairs=pairs)
     )
 
 
 def _family(
-    scores: Sequence[CaseScore], *, label: str, pairs: Sequence[tuple[str, str]]
+    scores: Sequence[CaseScore], *, split: str, label: str, pairs: Sequence[tuple[str, str]]
 ) -> list[Comparison]:
     found = [paired_differences(scores, arm=arm, baseline=baseline) for arm, baseline in pairs]
     p_values = holm([signed_rank_p(differences) for differences in found])
@@ -63,6 +66,7 @@ def _family(
             effect=rank_biserial(differences),
             p=p,
             too_few=possible is not None and possible >= ALPHA,
+            split=split,
         )
         for (arm, baseline), differences, p, possible in zip(
             pairs, found, p_values, least, strict=True
@@ -71,19 +75,19 @@ def _family(
 
 
 def _people(scores: Sequence[CaseScore], *, arms: tuple[str, str]) -> int:
-    return len({(score.source, score.person) for score in scores if score.arm in arms})
+    return len({score.owner for score in scores if score.arm in arms})
 
 
 def paired_differences(
     scores: Sequence[CaseScore], *, arm: str, baseline: str
 ) -> tuple[float, ...]:
     """``arm`` minus ``baseline`` in Dice, one value per person: the mean over the images that have
-    a Dice in both. ``scores`` are those of one label."""
+    a Dice in both. ``scores`` are those of one label and split."""
     ours = {s.case: s.dice for s in scores if s.arm == arm and not isnan(s.dice)}
     by_person: dict[Person, list[float]] = {}
     for score in scores:
         if score.arm == baseline and score.case in ours and not isnan(score.dice):
-            differences = by_person.setdefault((score.source, score.person), [])
+            differences = by_person.setdefault(score.owner, [])
             differences.append(ours[score.case] - score.dice)
     return tuple(round(fmean(found), DECIMALS) for _, found in sorted(by_person.items()))
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ca_hpc.core.arms import arm_training
-from ca_hpc.core.data_spec import Crop
+from ca_hpc.core.data_spec import Crop, Folds, Scanned, Shares, SplitFile, Splits
+from ca_hpc.core.record import Case, Cases, Origin
 from ca_hpc.core.spec import Arm, JobSpec, Training
 from ca_hpc.core.units import format_duration
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.folders import CONFIGURATION
+from ca_hpc.report.case_rows import read_rows
 from ca_hpc.report.model_card import CROPPED_SCORES, by_axis, crop_text, training_length
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import manifest
 
 
-def facts(run: RunFolder, spec: JobSpec) -> Iterator[tuple[str, str]]:
+def facts(
+    run: RunFolder, spec: JobSpec, *, test_sets: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, str]]:
     """Names and values. What is missing in the run is left out, or said not to be known."""
-    workflow, pins, cases = run.workflow, run.pins, run.cases.cases
+    workflow, pins, data = run.workflow, run.pins, run.cases
+    cases = data.cases
     yield "ca-hpc", pins.ca_hpc
     yield "submitted", pins.created
     yield "cluster", run.cluster.name
@@ -30,9 +34,13 @@ def facts(run: RunFolder, spec: JobSpec) -> Iterator[tuple[str, str]]:
     yield "weights", ", ".join(_weights(run)) or "none"
     if (model := run.model) is not None:
         yield "model", model.name
-    people = len({case.person for case in cases})
     sources = ", ".join(dict.fromkeys(case.source for case in cases))
-    yield "data", f"{len(cases)} images of {people} people, from {sources}"
+    yield "data", f"{_counted(cases)}, from {sources}"
+    for origin in data.origins:
+        yield f"origin of {origin.source}", _origin(origin)
+    for remark in data.remarks:
+        yield "remark", remark
+    yield "learnt", ", ".join(_targets(data))
     yield (
         "crop",
         f"{crop_text(spec.crop)}; {CROPPED_SCORES}" if isinstance(spec.crop, Crop) else "none",
@@ -40,7 +48,13 @@ def facts(run: RunFolder, spec: JobSpec) -> Iterator[tuple[str, str]]:
     if lost := [n for n in _label_voxels_lost(run.file("cases.tsv")) if n > 0]:
         images = "1 image" if len(lost) == 1 else f"{len(lost)} images"
         yield "label voxels cut away", f"{sum(lost)} in {images}"
-    yield "splits", f"{spec.splits.folds} folds by person, seed {spec.splits.seed}"
+    yield "splits", splits_text(spec.splits)
+    for position, source in enumerate(spec.data):
+        if isinstance(source, Scanned) and source.split is not None:
+            yield f"splits of {source.name or f's{position + 1}'}", splits_text(source.split)
+    by_id = {case.id: case for case in cases}
+    for name, ids in test_sets.items():
+        yield f"test set {name}", _counted([by_id[case] for case in ids if case in by_id])
     yield "training seed", str(spec.training.seed)
     for name, arm in spec.arms.items():
         training = arm_training(spec.training, arm)
@@ -50,6 +64,39 @@ def facts(run: RunFolder, spec: JobSpec) -> Iterator[tuple[str, str]]:
     yield "task time", format_duration(seconds)
     for warning in pins.warnings:
         yield "warning", warning
+
+
+def splits_text(splits: Splits) -> str:
+    """How people were divided."""
+    match splits:
+        case Folds():
+            held_out = f", test {splits.test:g} of each source's people" if splits.test else ""
+            return f"{splits.folds} folds by person{held_out}, seed {splits.seed}"
+        case Shares():
+            parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+            told = ", ".join(f"{name} {share:g}" for name, share in parts.items() if share)
+            return f"{told} of each source's people, seed {splits.seed}"
+        case SplitFile():
+            return f"from the lists in {splits.file}"
+
+
+def _counted(cases: Sequence[Case]) -> str:
+    people = len({(case.people or case.source, case.person) for case in cases})
+    images = "1 image" if len(cases) == 1 else f"{len(cases)} images"
+    return f"{images} of {'1 person' if people == 1 else f'{people} people'}"
+
+
+def _origin(origin: Origin) -> str:
+    """``URL, ref main, commit 0a1b…``."""
+    named = {"ref": origin.ref, "commit": origin.commit}
+    told = [f"{name} {value}" for name, value in named.items() if value]
+    return ", ".join([origin.url, *told, *([f"sha256:{origin.sha256}"] if origin.sha256 else [])])
+
+
+def _targets(data: Cases) -> Iterator[str]:
+    """``cord (1, 2)``: what is learnt, and its values in the label map."""
+    for name, values in data.targets.items():
+        yield f"{name} ({', '.join(map(str, values))})"
 
 
 def _weights(run: RunFolder) -> Iterator[str]:
@@ -68,13 +115,8 @@ def _weights(run: RunFolder) -> Iterator[str]:
 
 
 def _label_voxels_lost(file: Path) -> tuple[int, ...]:
-    """What the crop cut away of each case's label; empty while it is not known."""
-    try:
-        with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream, dialect="excel-tab"))
-        return tuple(int(row["label_voxels_lost"]) for row in rows)
-    except (OSError, KeyError, TypeError, ValueError):
-        return ()
+    """What the crop cut away of each case's labels; empty while it is not known."""
+    return tuple(sum(row.lost.values()) for row in read_rows(file, ()))
 
 
 def _course(arm: Arm, training: Training) -> Iterator[str]:

@@ -77,7 +77,7 @@ def paired_dot_plot(
         axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
 
     description = f"Mean Dice of {len(people)} people in the arms {', '.join(arms)}"
-    return _drawn(draw, height=3.4, description=description)
+    return drawn(draw, height=3.4, description=description)
 
 
 def _mean_and_sd(axes: Any, x: float, total: Spread) -> None:
@@ -108,7 +108,7 @@ def forest_plot(comparisons: Sequence[Comparison], *, label: str) -> str:
         axes.set_title("first arm higher \N{RIGHTWARDS ARROW}", loc="right", **sides)
 
     pairs = ", ".join(f"{c.arm} against {c.baseline}" for c in comparisons)
-    return _drawn(
+    return drawn(
         draw,
         height=0.8 + 0.7 * len(comparisons),
         description=f"Differences in Dice of {label}, person by person: {pairs}",
@@ -144,7 +144,7 @@ def loss_figure(curves: Sequence[Curve], *, arm: str, limits: Limits | None) -> 
         if curves:
             axes.legend(loc="upper right")
 
-    return _drawn(draw, height=2.6, description=f"Training and validation loss of {arm}, per fold")
+    return drawn(draw, height=2.6, description=f"Training and validation loss of {arm}, per fold")
 
 
 def pseudo_dice_figure(curves: Sequence[Curve], *, arm: str, limits: Limits | None) -> str:
@@ -155,7 +155,7 @@ def pseudo_dice_figure(curves: Sequence[Curve], *, arm: str, limits: Limits | No
             axes.plot(curve.epochs, curve.pseudo_dice, color="#0072B2", **_thin(curve))
         _epoch_axis(axes, "pseudo Dice", limits)
 
-    return _drawn(draw, height=2.6, description=f"Pseudo Dice of {arm} during training, per fold")
+    return drawn(draw, height=2.6, description=f"Pseudo Dice of {arm} during training, per fold")
 
 
 def _thin(curve: Curve) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def common_limits(series: Sequence[Sequence[float]]) -> Limits | None:
     return min(values) - margin, max(values) + margin
 
 
-def _drawn(draw: Callable[[Any], None], *, height: float, description: str) -> str:
+def drawn(draw: Callable[[Any], None], *, height: float, description: str) -> str:
     """The SVG element of one set of axes filled by ``draw``."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,20 @@ from ca_hpc.core.spec import JobSpec
 from ca_hpc.core.states import derive_state
 from ca_hpc.report.comparison import compare
 from ca_hpc.report.facts import facts
-from ca_hpc.report.model import CaseScore, Comparison, Curve, Overlay, ReportContent, TaskRow
+from ca_hpc.report.model import (
+    VALIDATION,
+    CaseScore,
+    Comparison,
+    Curve,
+    Overlay,
+    ReportContent,
+    TaskRow,
+)
 from ca_hpc.report.outcome import outcome
+from ca_hpc.report.raw_files import predicted, raw_pair
+from ca_hpc.report.read_dataset import read_dataset, read_test_sets
 from ca_hpc.report.scores import read_scores
-from ca_hpc.report.tables import representative
+from ca_hpc.report.tables import grouped, representative
 from ca_hpc.store.run_folder import RunFolder
 
 OWN_STAGE = "report"  # runs while the report is written
@@ -25,23 +34,26 @@ OWN_STAGE = "report"  # runs while the report is written
 def gather(run: RunFolder, *, created: str) -> ReportContent:
     """Everything that the report shows. ``created``: ISO 8601."""
     spec, scores = run.spec, read_scores(run.path)
-    arms = tuple(spec.arms)
+    arms, tasks, test_sets = tuple(spec.arms), tuple(_tasks(run)), read_test_sets(run)
     weights = {name: arm.weights for name, arm in spec.arms.items()}
     comparisons = compare(scores, weights=weights)
     return ReportContent(
         run_name=run.path.name,
         kind=spec.kind,
         created=created,
-        summary=tuple(_summary(spec, scores, comparisons, weights=weights)),
+        summary=tuple(
+            _summary(spec, scores, comparisons, weights=weights, tasks=tasks, test_sets=test_sets)
+        ),
         arms=arms,
         folds=spec.fold_indices,
         weights=weights,
         scores=scores,
         comparisons=comparisons,
         curves=tuple(_curves(run, spec)),
-        tasks=tuple(_tasks(run)),
+        tasks=tasks,
         overlays=tuple(_overlays(run, scores, arms=arms)),
-        facts=tuple(facts(run, spec)),
+        facts=tuple(facts(run, spec, test_sets=test_sets)),
+        dataset=read_dataset(run),
     )
 
 
@@ -51,16 +63,29 @@ def _summary(
     comparisons: tuple[Comparison, ...],
     *,
     weights: Mapping[str, str],
+    tasks: tuple[TaskRow, ...],
+    test_sets: Mapping[str, tuple[str, ...]],
 ) -> Iterator[str]:
     if not scores:
-        yield "No fold has finished, so that there is nothing to compare."
+        comparing = ", so that there is nothing to compare" if len(spec.arms) > 1 else ""
+        yield f"No fold has finished{comparing}."
+        if failed := next((task for task in tasks if task.cause), None):
+            yield f"{failed.task} ended as {failed.state}: {failed.cause_lines[0]}"
         return
     yield from outcome(scores, comparisons, weights=weights)
-    delivered = {(score.arm, score.fold) for score in scores}
+    delivered = {(score.arm, score.fold) for score in scores if score.split == VALIDATION}
     missing = len(spec.arms) * len(spec.fold_indices) - len(delivered)
     if missing:
         folds = "1 fold is" if missing == 1 else f"{missing} folds are"
         yield f"{folds} missing: see the table of tasks."
+    for name, ids in test_sets.items():
+        for arm in spec.arms:
+            found = {s.case for s in scores if (s.split, s.arm) == (name, arm)}
+            if len(found) < len(ids):
+                yield (
+                    f"Test set {name}: {arm} has predicted {len(found)} of {len(ids)} images: see "
+                    "the table of tasks."
+                )
 
 
 def _curves(run: RunFolder, spec: JobSpec) -> Iterator[Curve]:
@@ -117,33 +142,37 @@ def _tasks(run: RunFolder) -> Iterator[TaskRow]:
             started=result.started if result else None,
             seconds=result.seconds if result else None,
             cause=result.cause if result else None,
+            hint=result.hint if result else None,
         )
 
 
 def _overlays(
     run: RunFolder, scores: tuple[CaseScore, ...], *, arms: tuple[str, ...]
 ) -> Iterator[Overlay]:
+    """Worst, median and best of each arm in each label, of the validation and each test set.
+
+    A case that is such in several labels is shown once.
+    """
     import nibabel as nib
 
     from ca_hpc.report.overlay import overlay_png
 
-    data = run.cases
-    label, value = next(iter(data.labels.items()))
-    raw = run.raw / data.dataset
-    for arm in arms:
-        folders = dict(run.folds(arm))
-        ours = [s for s in scores if s.label == label and not isnan(s.dice)]
-        for rank, score in representative(ours, arm=arm):
-            prediction = folders[str(score.fold)] / "validation" / f"{score.case}.nii.gz"
-            yield Overlay(
-                arm=arm,
-                rank=rank,
-                case=score.case,
-                dice=score.dice,
-                png=overlay_png(
-                    nib.load(raw / "imagesTr" / f"{score.case}_0000.nii.gz"),
-                    nib.load(raw / "labelsTr" / f"{score.case}.nii.gz"),
-                    nib.load(prediction),
-                    label=value,
-                ),
-            )
+    cases = run.cases
+    shown: set[tuple[str, str, str]] = set()
+    for (split, label), ours in grouped(scores, lambda s: (s.split, s.label)).items():
+        for arm in arms:
+            for rank, score in representative(ours, arm=arm):
+                if (split, arm, score.case) in shown:
+                    continue
+                shown.add((split, arm, score.case))
+                pair = raw_pair(run, dataset=cases.dataset, case=score.case, split=split)
+                volumes = map(nib.load, (*pair, predicted(run, score)))
+                yield Overlay(
+                    arm=arm,
+                    rank=rank,
+                    case=score.case,
+                    dice=score.dice,
+                    png=overlay_png(*volumes, targets=cases.targets, focus=label),
+                    split=split,
+                    label=label,
+                )

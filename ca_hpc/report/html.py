@@ -1,25 +1,30 @@
-"""The report as one HTML file that asks nothing of the network and needs no script."""
+"""Pages as HTML files that ask nothing of the network and need no script."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any, Final
 
-from ca_hpc.report import figures, tables
-from ca_hpc.report.model import CaseScore, Comparison, Curve, ReportContent
+from ca_hpc.report import dataset_view, figures, strips, tables
+from ca_hpc.report.dataset import DatasetContent
+from ca_hpc.report.model import VALIDATION, CaseScore, Comparison, Curve, ReportContent
 from ca_hpc.report.outcome import p_text
 from ca_hpc.report.tables import Measure, Spread
+from ca_hpc.store import atomic
 
 MISSING: Final = "missing"  # nothing delivered
 UNDEFINED: Final = "undefined"  # delivered, but no image has a value
 
-# Measures of the table "per arm", beside Dice itself
+KINDS: Final[Mapping[str, str]] = {"finetune": "Fine-tuning", "train": "Retraining"}
+
+# Lines of a cause, or rows of a table, beyond which a reader has to ask for more
+SHOWN: Final = 20
+
+# What every table of measures shows, Dice first
 MEASURES: Final[tuple[tuple[str, Measure], ...]] = (
     ("Dice", tables.dice),
     ("Precision", lambda score: score.precision),
@@ -30,14 +35,17 @@ MEASURES: Final[tuple[tuple[str, Measure], ...]] = (
 
 @dataclass(frozen=True)
 class LabelSection:
-    """All tables and figures of one label."""
+    """All tables and figures of one label, of the validation or of a test set.
+
+    ``contrasts`` by measure. ``dot_plot``: None if nobody has a Dice.
+    """
 
     label: str
     dice: tables.DiceTable
     measures: tuple[tuple[str, tuple[Spread | None, ...]], ...]
     people: tuple[tables.PersonRow, ...]
-    contrasts: tuple[tables.ContrastRow, ...]
-    dot_plot: str
+    contrasts: tuple[tuple[str, tuple[tables.ContrastRow, ...]], ...]
+    dot_plot: str | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,15 @@ class LabelComparisons:
     label: str
     rows: tuple[Comparison, ...]
     forest: str | None
+
+
+@dataclass(frozen=True)
+class SplitSection:
+    """What a test set came to."""
+
+    name: str
+    sections: tuple[LabelSection, ...]
+    comparisons: tuple[LabelComparisons, ...]
 
 
 @dataclass(frozen=True)
@@ -64,22 +81,30 @@ def write_report(content: ReportContent, path: Path) -> None:
 
     Raises OSError if the folder does not exist or is not writable.
     """
-    page = render(content)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(page)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.chmod(0o644)  # mkstemp's 0600 would hide it from the group
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic.write_text(path, render(content))
 
 
 def render(content: ReportContent) -> str:
     """The whole page. Every value is escaped; only our own SVG and PNG enter as they are."""
+    return _page(
+        "report.html.j2",
+        content=content,
+        comparisons=label_comparisons(content, VALIDATION),
+        sections=label_sections(content, VALIDATION),
+        test_sets=unseen_sections(content),
+        curves=arm_curves(content),
+        overlays=tables.grouped(content.overlays, lambda overlay: (overlay.arm, overlay.split)),
+        sources={score.source for score in content.scores},
+        data=content.dataset,
+    )
+
+
+def render_data(dataset: DatasetContent, *, run_name: str) -> str:
+    """The page about the data alone."""
+    return _page("data.html.j2", data=dataset, run_name=run_name)
+
+
+def _page(template: str, **values: object) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -91,45 +116,71 @@ def render(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS, svg=Markup)
-    return environment.get_template("report.html.j2").render(
-        content=content,
-        comparisons=label_comparisons(content),
-        sections=label_sections(content),
-        curves=arm_curves(content),
-        overlays={arm: [o for o in content.overlays if o.arm == arm] for arm in content.arms},
-        sources={score.source for score in content.scores},
+    environment.globals.update(SHOWN=SHOWN, KINDS=KINDS, view=dataset_view)
+    return environment.get_template(template).render(**values)
+
+
+def unseen_sections(content: ReportContent) -> tuple[SplitSection, ...]:
+    """One for each test set that has scores, in their order."""
+    names = dict.fromkeys(score.split for score in content.scores)
+    return tuple(
+        SplitSection(name, label_sections(content, name), label_comparisons(content, name))
+        for name in names
+        if name != VALIDATION
     )
 
 
-def label_sections(content: ReportContent) -> tuple[LabelSection, ...]:
-    """One section per label, in the order in which labels first occur."""
-    by_label = tables.grouped(content.scores, lambda score: score.label)
+def label_sections(content: ReportContent, split: str) -> tuple[LabelSection, ...]:
+    """One section per label of ``split``, in the order in which labels first occur."""
+    ours = [score for score in content.scores if score.split == split]
+    by_label = tables.grouped(ours, lambda score: score.label)
     return tuple(_section(label, scores, content) for label, scores in by_label.items())
 
 
 def _section(label: str, scores: Sequence[CaseScore], content: ReportContent) -> LabelSection:
     arms = content.arms
-    dice = tables.dice_table(scores, arms=arms, folds=content.folds)
     people = tables.person_table(scores, arms=arms)
     by_arm = tables.grouped(scores, lambda score: score.arm)
+    measures = tuple(
+        (title, tuple(tables.spread(by_arm.get(arm, ()), measure) for arm in arms))
+        for title, measure in MEASURES
+    )
     return LabelSection(
         label=label,
-        dice=dice,
-        measures=tuple(
-            (title, tuple(tables.spread(by_arm.get(arm, ()), measure) for arm in arms))
+        dice=tables.dice_table(scores, arms=arms, folds=content.folds),
+        measures=measures,
+        people=people,
+        contrasts=tuple(
+            (title, tables.contrast_table(scores, arms=arms, measure=measure))
             for title, measure in MEASURES
         ),
-        people=people,
-        contrasts=tables.contrast_table(scores, arms=arms),
-        dot_plot=figures.paired_dot_plot(people, arms=arms, overall=dice.overall),
+        dot_plot=_dot_plot(people, arms=arms, overall=measures[0][1]),
     )
 
 
-def label_comparisons(content: ReportContent) -> tuple[LabelComparisons, ...]:
-    """The comparisons by label, in their order."""
-    by_label: dict[str, list[Comparison]] = {}
-    for comparison in content.comparisons:
-        by_label.setdefault(comparison.label, []).append(comparison)
+def _dot_plot(
+    people: Sequence[tables.PersonRow], *, arms: tuple[str, ...], overall: Sequence[Spread | None]
+) -> str | None:
+    """Arms side by side, or the people of an only arm by source."""
+    if not any(total is not None and total.n for total in overall):
+        return None
+    if len(arms) > 1:
+        return figures.paired_dot_plot(people, arms=arms, overall=overall)
+    by_source: dict[str, list[float]] = {}
+    for row in people:
+        dice = row.dice[0]
+        if dice is not None and not isnan(dice):
+            by_source.setdefault(row.source, []).append(dice)
+    description = f"Mean Dice of {overall[0].n if overall[0] else 0} people by source"
+    return strips.strip_plot(
+        {arms[0]: by_source}, xlabel="Dice", description=description, from_zero=False
+    )
+
+
+def label_comparisons(content: ReportContent, split: str) -> tuple[LabelComparisons, ...]:
+    """The comparisons of ``split`` by label, in their order."""
+    ours = [comparison for comparison in content.comparisons if comparison.split == split]
+    by_label = tables.grouped(ours, lambda comparison: comparison.label)
     return tuple(
         LabelComparisons(
             label=label,

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-Fold = int | str  # nnU-Net's folds: 0, 1, ... or "all"
+from ca_hpc.report.dataset import DatasetContent
+
+Fold = int | str  # nnU-Net's folds: 0, 1, ... or "all"; of test sets ENSEMBLE
+
+VALIDATION: Final = "validation"
+ENSEMBLE: Final = "ensemble"
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """How one arm did on one image that it was validated on, for one label.
+    """How one arm did on one image that it was not trained on, for one label.
 
+    ``split``: ``validation``, or the test set that the image belongs to, which all folds together
+    have predicted (then ``fold`` is ``ensemble``). ``people``: within which names of persons mean
+    the same person; within the source, if empty.
     ``dice``, ``precision`` and ``sensitivity`` are fractions, NaN where undefined (nothing in the
     reference and nothing predicted). ``relative_volume_difference`` is (predicted - reference) /
     reference.
@@ -29,6 +38,13 @@ class CaseScore:
     precision: float
     sensitivity: float
     relative_volume_difference: float
+    split: str = VALIDATION
+    people: str = ""
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Whose image it is: two data sets may both have a sub-01."""
+        return self.people or self.source, self.person
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """The last attempt of one task. ``started`` is ISO 8601."""
+    """The last attempt of one task. ``started`` is ISO 8601. ``cause`` may have many lines."""
 
     task: str
     state: str
@@ -54,17 +70,27 @@ class TaskRow:
     started: str | None = None
     seconds: float | None = None
     cause: str | None = None
+    hint: str | None = None
+
+    @property
+    def cause_lines(self) -> tuple[str, ...]:
+        return tuple((self.cause or "").splitlines())
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A quality control picture of one case; ``rank`` says why this one (worst, median, best)."""
+    """A quality control picture of one case.
+
+    ``rank`` says why this one: worst, median or best in Dice of ``label`` within ``split``.
+    """
 
     arm: str
     rank: str
     case: str
     dice: float
     png: bytes
+    split: str = VALIDATION
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,8 +99,9 @@ class Comparison:
 
     ``left_out``: people whom only one of the two has scored, or whose Dice is undefined.
     ``interval``: 95 %, of the mean. ``effect``: matched-pairs rank-biserial correlation. ``p``:
-    signed-rank test, corrected for the comparisons of the label. None: too few people for it, or
-    nobody differs. ``too_few``: whatever the scores, p could not have fallen below 0.05.
+    signed-rank test, corrected for the comparisons of the label in this ``split``. None: too few
+    people for it, or nobody differs. ``too_few``: whatever the scores, p could not have fallen
+    below 0.05.
     """
 
     label: str
@@ -87,6 +114,7 @@ class Comparison:
     effect: float | None
     p: float | None
     too_few: bool
+    split: str = VALIDATION
 
     @property
     def n(self) -> int:
@@ -107,7 +135,7 @@ class ReportContent:
 
     The first sentence of ``summary`` states the outcome. ``weights``: what each arm starts from
     (pretrained, random, shuffled). ``created`` is ISO 8601; ``facts`` are name and value pairs
-    (digests, versions, the spec).
+    (digests, versions, the spec). ``dataset``: None before there is one.
     """
 
     run_name: str
@@ -123,3 +151,4 @@ class ReportContent:
     tasks: tuple[TaskRow, ...] = ()
     overlays: tuple[Overlay, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    dataset: DatasetContent | None = None

@@ -9,13 +9,14 @@ from statistics import fmean
 from typing import Final, Literal
 
 from ca_hpc.report.comparison import ALPHA
-from ca_hpc.report.model import CaseScore, Comparison
+from ca_hpc.report.model import VALIDATION, CaseScore, Comparison
 from ca_hpc.report.tables import grouped, per_person
 
 Standing = Literal["behind", "level", "ahead", "open", "few"]
 
 # A mean Dice below it is no segmentation: differences between such arms are noise among failures
 NOTHING: Final = 0.1
+UNSEEN: Final = " (never seen in training)"
 
 # How the pretrained arms stand against a control of each kind
 VERDICTS: Final[Mapping[str, Mapping[Standing, str]]] = {
@@ -58,21 +59,27 @@ ADVICE: Final[Mapping[str, Mapping[Standing, str]]] = {
 def outcome(
     scores: Sequence[CaseScore], comparisons: Sequence[Comparison], *, weights: Mapping[str, str]
 ) -> Iterator[str]:
-    """Label by label: whether anything works, the verdicts, the best arm, its comparisons.
+    """Of the validation, label by label: whether anything works, the verdicts, the best arm, its
+    comparisons. Then of each test set the same but for the verdicts, which it must not pick.
 
     ``weights``: by arm. Where nothing works nothing is advised.
     """
-    labels = grouped(scores, lambda score: score.label)
-    for label, ours in labels.items():
-        compared = [c for c in comparisons if c.label == label]
+    several = len({score.label for score in scores}) > 1
+    splits = sorted({score.split for score in scores}, key=lambda name: (name != VALIDATION, name))
+    parts = grouped(scores, lambda score: (score.split, score.label))
+    for (split, label), ours in sorted(parts.items(), key=lambda part: splits.index(part[0][0])):
+        compared = [c for c in comparisons if (c.split, c.label) == (split, label)]
+        seen = split == VALIDATION
+        failure = _failure(ours, label=label, alone=len(weights) == 1)
         means = shared_means(ours, arms=tuple(weights))
         tests = sum(c.p is not None for c in compared)
-        failure = _failure(ours, label=label)
-        name = f"{label}: " if len(labels) > 1 else ""
+        place = ([] if seen else [f"Test set {split}"]) + ([label] if several else [])
+        name = f"{', '.join(place)}: " if place else ""
+        advice = {} if failure else ADVICE
         for sentence in (
             *failure,
-            *_verdicts(compared, weights=weights, advice={} if failure else ADVICE),
-            _best(means),
+            *(_verdicts(compared, weights=weights, advice=advice) if seen else ()),
+            _best(means, alone=len(weights) == 1, remark="" if seen else UNSEEN),
             *(
                 comparison_sentence(c, tests=tests)
                 for c in compared
@@ -99,7 +106,7 @@ class SharedMeans:
 
 
 def shared_means(scores: Sequence[CaseScore], *, arms: tuple[str, ...]) -> SharedMeans:
-    """``scores`` are those of one label."""
+    """``scores`` are those of one label and split."""
     by_arm = grouped(scores, lambda score: score.arm)
     found = {arm: per_person(by_arm[arm]) for arm in arms if arm in by_arm}
     shared = set.intersection(*map(set, found.values())) if found else set()
@@ -110,12 +117,14 @@ def shared_means(scores: Sequence[CaseScore], *, arms: tuple[str, ...]) -> Share
     )
 
 
-def _failure(scores: Sequence[CaseScore], *, label: str) -> tuple[str, ...]:
+def _failure(scores: Sequence[CaseScore], *, label: str, alone: bool) -> tuple[str, ...]:
     """The sentence that no arm works, if so; each arm counts with everybody whom it has scored."""
     people = [per_person(ours) for ours in grouped(scores, lambda score: score.arm).values()]
     highest = max((fmean(dice.values()) for dice in people if dice), default=None)
     if highest is None or highest >= NOTHING:
         return ()
+    if alone:
+        return (f"{scores[0].arm} does not segment {label} here.",)
     return (
         f"No arm segments {label} here: the best mean Dice is {highest:.3f}. "
         "What follows compares failures.",
@@ -159,10 +168,10 @@ def is_clear(comparison: Comparison) -> bool:
     return p is not None and interval is not None and p < ALPHA and interval[0] * interval[1] > 0
 
 
-def _best(means: SharedMeans) -> str:
-    """The sentence on the best arm."""
+def _best(means: SharedMeans, *, alone: bool, remark: str) -> str:
+    """The sentence on the best arm, or on the only one. ``remark``: of the people."""
     if not means.by_arm:
-        return "No person has a defined Dice in every arm."
+        return "Nobody has a defined Dice" + ("." if alone else " in every arm.")
     highest = max(means.by_arm.values())
     people = (
         _people(means.everyone)
@@ -170,9 +179,10 @@ def _best(means: SharedMeans) -> str:
         else f"the {means.n} of {means.everyone} people who have a Dice in every arm"
     )
     if len(means.by_arm) == 1:
-        return f"{means.best[0]} has a mean Dice of {highest:.3f} over {people}."
+        return f"{means.best[0]} has a mean Dice of {highest:.3f} over {people}{remark}."
     have = "has" if len(means.best) == 1 else "share"
-    return f"{_listed(means.best)} {have} the highest mean Dice, {highest:.3f} over {people}."
+    best = _listed(means.best)
+    return f"{best} {have} the highest mean Dice, {highest:.3f} over {people}{remark}."
 
 
 def comparison_sentence(comparison: Comparison, *, tests: int) -> str:

@@ -6,6 +6,7 @@ averaged first. NaN scores (nothing in the reference, nothing predicted) are cou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
@@ -14,7 +15,8 @@ from typing import TypeVar
 
 from ca_hpc.report.model import CaseScore, Fold
 
-Person = tuple[str, str]  # source and person: two data sets may both have a sub-01
+Person = tuple[str, str]  # CaseScore.owner
+Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 Measure = Callable[[CaseScore], float]
 
@@ -50,7 +52,7 @@ def per_person(scores: Iterable[CaseScore], measure: Measure = dice) -> dict[Per
     values: dict[Person, list[float]] = {}
     for score in scores:
         if not isnan(measure(score)):
-            values.setdefault((score.source, score.person), []).append(measure(score))
+            values.setdefault(score.owner, []).append(measure(score))
     return {person: fmean(found) for person, found in sorted(values.items())}
 
 
@@ -72,8 +74,11 @@ def spread(scores: Iterable[CaseScore], measure: Measure = dice) -> Spread | Non
 def dice_table(
     scores: Sequence[CaseScore], *, arms: tuple[str, ...], folds: tuple[Fold, ...]
 ) -> DiceTable:
-    """Dice per fold and arm, and per arm over all people. ``scores`` are those of one label."""
-    by_arm = grouped(scores, lambda score: score.arm)
+    """Dice per fold and arm, and per arm over all people of these folds.
+
+    ``scores`` are those of one label; those of test sets, which are of no fold, do not count.
+    """
+    by_arm = grouped((s for s in scores if s.fold in folds), lambda score: score.arm)
     by_cell = grouped(scores, lambda score: (score.fold, score.arm))
     return DiceTable(
         arms=arms,
@@ -85,31 +90,56 @@ def dice_table(
 
 @dataclass(frozen=True)
 class ContrastRow:
-    """One ``contrast`` of one ``source``: a cell per arm."""
+    """One ``contrast`` of one ``source``, a cell per arm. None: all of them together."""
 
-    source: str
-    contrast: str
+    source: str | None
+    contrast: str | None
     cells: tuple[Spread | None, ...]
 
 
 def contrast_table(
-    scores: Sequence[CaseScore], *, arms: tuple[str, ...]
+    scores: Sequence[CaseScore], *, arms: tuple[str, ...], measure: Measure = dice
 ) -> tuple[ContrastRow, ...]:
-    """Dice per source, contrast and arm, over people."""
-    rows = grouped(scores, lambda score: (score.source, score.contrast))
+    """``measure`` per source, contrast and arm, over people.
+
+    Sources with several contrasts have a total, and so have contrasts of several sources (last).
+    """
+    cells: dict[tuple[str | None, str | None, str], list[CaseScore]] = {}
+    for score in scores:
+        for place in ((score.source, score.contrast), (score.source, None), (None, score.contrast)):
+            cells.setdefault((*place, score.arm), []).append(score)
+    pairs = sorted({(score.source, score.contrast) for score in scores})
     return tuple(
         ContrastRow(
             source=source,
             contrast=contrast,
-            cells=tuple(spread(s for s in rows[source, contrast] if s.arm == arm) for arm in arms),
+            cells=tuple(spread(cells.get((source, contrast, arm), ()), measure) for arm in arms),
         )
-        for source, contrast in sorted(rows)
+        for source, contrast in with_totals(pairs)
     )
+
+
+def with_totals(
+    pairs: Sequence[tuple[str, str]],
+) -> tuple[tuple[str | None, str | None], ...]:
+    """Sources and contrasts as rows of a table, with None for the totals where they say more."""
+    sources = dict.fromkeys(source for source, _ in pairs)
+    rows: list[tuple[str | None, str | None]] = []
+    for source in sources:
+        ours = [pair for pair in pairs if pair[0] == source]
+        rows += [*ours, *([(source, None)] if len(ours) > 1 else [])]
+    if len(sources) > 1:
+        shared = Counter(contrast for _, contrast in pairs)
+        rows += [(None, contrast) for contrast, n in sorted(shared.items()) if n > 1]
+    return tuple(rows)
 
 
 @dataclass(frozen=True)
 class PersonRow:
-    """One person's mean Dice per arm: None where the arm has no score, NaN where all are NaN."""
+    """One person's mean Dice per arm: None where the arm has no score, NaN where all are NaN.
+
+    ``source``: several, joined by a comma, for a person of several.
+    """
 
     source: str
     person: str
@@ -119,17 +149,15 @@ class PersonRow:
 
 def person_table(scores: Sequence[CaseScore], *, arms: tuple[str, ...]) -> tuple[PersonRow, ...]:
     """Mean Dice of each person in each arm; ``images`` counts distinct cases."""
-    people = grouped(scores, lambda score: (score.source, score.person))
+    people = grouped(scores, lambda score: score.owner)
     return tuple(
         PersonRow(
-            source=source,
-            person=person,
-            images=len({score.case for score in people[source, person]}),
-            dice=tuple(
-                _mean_dice(s for s in people[source, person] if s.arm == arm) for arm in arms
-            ),
+            source=", ".join(sorted({score.source for score in people[owner]})),
+            person=owner[1],
+            images=len({score.case for score in people[owner]}),
+            dice=tuple(_mean_dice(s for s in people[owner] if s.arm == arm) for arm in arms),
         )
-        for source, person in sorted(people)
+        for owner in sorted(people)
     )
 
 
@@ -158,11 +186,9 @@ def representative(scores: Iterable[CaseScore], *, arm: str) -> tuple[tuple[str,
     return tuple((rank, ranked[place]) for place, rank in ranks.items())
 
 
-def grouped(
-    scores: Iterable[CaseScore], key: Callable[[CaseScore], Key]
-) -> dict[Key, list[CaseScore]]:
-    """The scores by ``key``, in their order."""
-    groups: dict[Key, list[CaseScore]] = {}
-    for score in scores:
-        groups.setdefault(key(score), []).append(score)
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Scores, or whatever else, by ``key``, in their order."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups

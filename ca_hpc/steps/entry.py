@@ -19,7 +19,7 @@ from ca_hpc.store.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class StepCall:
-    """The arguments of a step. ``arm`` and ``fold`` belong to training alone."""
+    """The arguments of a step. ``arm``, ``fold``, ``shard``: of the tasks of one stage alone."""
 
     run: RunFolder
     attempt: Path
@@ -28,6 +28,7 @@ class StepCall:
     device: Literal["cuda", "cpu"]
     arm: str
     fold: int
+    shard: int = 0
 
     def say(self, text: str) -> None:
         """One line into the task's log."""
@@ -49,6 +50,7 @@ def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = No
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--arm", default="")
     parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--shard", type=int, default=0)
     given = vars(parser.parse_args(argv))
     call = StepCall(**{**given, "run": RunFolder(given["run"])})
     processes.end_with_parent()

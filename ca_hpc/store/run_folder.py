@@ -9,6 +9,8 @@
     submitit/STAGE/                        what submitit writes: pickles and element logs
     tasks/TASK/attempts/NNNN-JOB-rN/       one folder per attempt: log.txt, progress.jsonl, …
     tasks/TASK/result.json                 how the task's newest finished attempt ended
+    prepared/                              converted cases, until the data set is made of them
+    cases.tsv  splits.json  test_sets.json the cases, and what each of them is used for
     nnunet/raw  nnunet/preprocessed        nnU-Net's folders, of this run alone
     results/ARM/DATASET/TRAINER__PLANS__3d_fullres/fold_K    published folds, by arm
     trainers/                              the user's own trainers, as they were at submission
@@ -214,6 +216,18 @@ class RunFolder:
     def trainers(self) -> Path:
         """Trainers of the user's own, copied at submission; absent without any."""
         return self.file("trainers")
+
+    # --- the data set ----------------------------------------------------------------------
+
+    @property
+    def prepared(self) -> Path:
+        """Converted cases, until the data set is made of them."""
+        return self.file("prepared")
+
+    @property
+    def test_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """Case ids by test set, which training never sees."""
+        return self._read(dict[str, tuple[str, ...]], "test_sets.json")
 
     # --- nnU-Net ---------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ca_hpc.core.data_spec import Crop
@@ -79,10 +79,13 @@ def check_fit(manifest: Manifest, network: Network, *, name: str) -> None:
     )
 
 
-def check_task(manifest: Manifest, spec: JobSpec, *, channels: int, labels: int) -> None:
+def check_task(
+    manifest: Manifest, spec: JobSpec, *, channels: int, targets: Sequence[str], regions: bool
+) -> None:
     """Input channels, and for arms that keep the head its outputs. Raises CaHpcError.
 
-    ``labels``: of the data, without background; a raw nnU-Net data set brings its own.
+    ``targets``: labels or regions of the data, without background; a raw nnU-Net data set brings
+    its own.
     """
     own = manifest.channels
     if channels < own:
@@ -96,14 +99,27 @@ def check_task(manifest: Manifest, spec: JobSpec, *, channels: int, labels: int)
             hint="stem: repeat, so that every channel starts from the weights' own, scaled; or "
             f"give {_count(own, 'channel')}",
         )
-    heads = labels + 1
+    # nnU-Net: a label each and the background compete; regions are outputs of their own
+    heads = len(targets) + (not regions)
+    need = (
+        f"{_count(len(targets), 'region')} need {heads}"
+        if regions
+        else f"{_count(len(targets), 'label')} and the background need {heads}"
+    )
     for arm, setting in spec.arms.items():
-        if setting.head == "pretrained" and setting.weights != "random" and manifest.heads != heads:
+        if setting.head == "new" or setting.weights == "random":
+            continue
+        if manifest.heads != heads:
             raise CaHpcError(
                 f"arms.{arm} keeps the weights' head, which has {manifest.heads or 'no'} "
-                f"output{'s' * (manifest.heads != 1)}; {_count(labels, 'label')} and the "
-                f"background need {heads}",
+                f"output{'s' * (manifest.heads != 1)}; {need}",
                 hint="head: new, or the labels of the pretraining",
+            )
+        if regions and manifest.labels is not None:
+            raise CaHpcError(
+                f"arms.{arm} keeps the head of weights for {_numbered(manifest.labels)}; the data "
+                f"have regions ({', '.join(targets)})",
+                hint="head: new",
             )
 
 
@@ -117,7 +133,7 @@ def about_head(spec: JobSpec, manifest: Manifest, *, labels: Mapping[str, int]) 
         )
 
 
-def warnings(spec: JobSpec, model: Model | None, *, labels: Mapping[str, int]) -> Iterator[str]:
+def warnings(spec: JobSpec, model: Model | None, *, labels: Sequence[str]) -> Iterator[str]:
     """What is allowed and yet seldom meant, one sentence each, with the way out.
 
     ``model``: what profile and weights together say; ``labels``: of the data.

@@ -1,94 +1,187 @@
-"""Stage prepare on phantoms: what the crop leaves in the raw data set and in ``cases.tsv``."""
+"""Stage prepare: a shard converts its cases once, and what is wrong with one is written down."""
 
 from __future__ import annotations
 
-import csv
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 
-from ca_hpc.core.data_spec import BidsSource, Crop
-from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.data_spec import Crop, Prepare
+from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
-from ca_hpc.imaging.orientation import to_orientation
-from ca_hpc.imaging.sources import scan
-from ca_hpc.imaging.synthetic import write_dataset
-from ca_hpc.steps.entry import StepCall
-from ca_hpc.steps.prepare import prepare
+from ca_hpc.imaging.conversion import conversion_of
+from ca_hpc.imaging.prepared import PreparedFolder, Record
+from ca_hpc.steps.prepare import prepare, shard_of
 from ca_hpc.store.run_folder import RunFolder
+from tests.prepare_runs import call, image, make, pair, run_of, save
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantoms") / "bids"
-    write_dataset(folder, people=5, seed=1)
-    return folder
+@pytest.fixture
+def cases(tmp_path: Path) -> list[Case]:
+    return [pair(tmp_path / "data", f"sub-{index}", seed=index) for index in range(4)]
 
 
-def prepared(data: Path, folder: Path, *, crop: Any) -> RunFolder:
-    spec = JobSpec(
-        kind="finetune",
-        name="cut",
-        cluster="local",
-        data=(BidsSource(type="bids", path=str(data), label_suffix="_label-SC_seg"),),
-        weights=None,
-        crop=crop,
-    )
-    run = RunFolder(folder)
-    run.write_spec("spec.json", spec)
-    run.write("cases.json", scan(spec))
-    _, attempt = run.new_attempt("prepare", job="local", restart=0)
-    prepare(StepCall(run, attempt, cpus=2, threads=1, device="cpu", arm="", fold=0))
-    return run
+@pytest.fixture
+def run(tmp_path: Path, cases: list[Case]) -> RunFolder:
+    return run_of(tmp_path / "run", cases)
 
 
-def table(run: RunFolder) -> list[dict[str, str]]:
-    with run.file("cases.tsv").open() as stream:
-        return list(csv.DictReader(stream, dialect="excel-tab"))
+def records(run: RunFolder) -> dict[str, Record | None]:
+    conversion = conversion_of(run.spec, run.cases)
+    folder = PreparedFolder(run.prepared)
+    return {case.id: folder.record(case, conversion) for case in run.cases.cases}
 
 
-def dataset_json(run: RunFolder) -> dict[str, Any]:
-    (file,) = run.raw.glob("*/dataset.json")
-    return json.loads(file.read_text())  # type: ignore[no-any-return]
+def done(run: RunFolder) -> set[str]:
+    """Cases that are there."""
+    return {case for case, record in records(run).items() if record is not None}
 
 
-def test_what_was_cut_can_be_put_back(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def times(run: RunFolder) -> dict[str, int]:
+    """When the prepared images were written."""
+    return {file.name: file.stat().st_mtime_ns for file in run.prepared.glob("images/*")}
+
+
+def rewritten(run: RunFolder) -> set[str]:
+    """Images that another attempt writes anew."""
+    before = times(run)
+    prepare(call(run))
+    return {name for name, time in times(run).items() if before.get(name) != time}
+
+
+def test_each_case_is_in_one_shard_and_stays_there(cases: list[Case], tmp_path: Path) -> None:
+    run = run_of(tmp_path / "sharded", cases, prepare=Prepare(shards=3))
+    there: set[str] = set()
+    for shard in range(3):
+        mine = {case.id for case in cases if shard_of(case, 3) == shard}
+        prepare(call(run, shard=shard))
+        assert done(run) == there | mine
+        there |= mine
+    assert there == {case.id for case in cases}
+
+
+def test_progress_counts_what_was_there(run: RunFolder) -> None:
+    def told() -> list[tuple[int, int]]:
+        this = call(run, cpus=2)
+        prepare(this)
+        file = this.attempt / "progress.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [(event["done"], event["total"]) for event in map(json.loads, lines)]
+
+    assert told() == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert told() == []
+    (run.prepared / "records/sub-2.json").unlink()
+    assert told() == [(4, 4)]
+
+
+def test_what_is_there_is_not_done_again_also_of_files_that_were_only_touched(
+    run: RunFolder, cases: list[Case], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = prepared(data, tmp_path, crop=Crop(to="cord", margin=5.0))
-    assert dataset_json(run)["crop"] == {"to": "cord", "margin_mm": 5.0}
-    (raw,) = run.raw.iterdir()
-    rows = {row["case"]: row for row in table(run)}
-    assert len(rows) == len(run.cases.cases)
-    sizes = []
-    for case in run.cases.cases:
-        whole = to_orientation(nib.load(case.label), "RPI")
-        cut = nib.load(raw / "labelsTr" / f"{case.id}.nii.gz")
-        box = tuple(
-            slice(*map(int, side.split(":"))) for side in rows[case.id]["crop_rpi"].split(",")
-        )
-        back = np.zeros(whole.shape, dtype=np.uint8)
-        back[box] = np.asanyarray(cut.dataobj)
-        np.testing.assert_array_equal(back, np.asanyarray(whole.dataobj) > 0.5)
-        image = nib.load(raw / "imagesTr" / f"{case.id}_0000.nii.gz")
-        np.testing.assert_array_equal(image.affine, cut.affine)
-        sizes.append(np.prod(cut.shape) / np.prod(whole.shape))
-    assert max(sizes) < 1
-    said = capsys.readouterr().out
-    assert f"{len(rows)} of them cut to cord and 5 mm on each side\n" in said
+    prepare(call(run))
+    assert rewritten(run) == set()
+    os.utime(cases[1].images[0])
+    file = Path(cases[2].labels[0].path)
+    file.rename(file.with_name("other"))
+    file.write_bytes(file.with_name("other").read_bytes())
+    assert rewritten(run) == set()
+    assert "4 cases in" in capsys.readouterr().out
 
 
-def test_without_a_crop_images_stay_whole(data: Path, tmp_path: Path) -> None:
-    run = prepared(data, tmp_path, crop="none")
-    assert dataset_json(run)["crop"] == "none"
-    assert {(row["crop_rpi"], row["label_voxels_lost"]) for row in table(run)} == {("", "0")}
+def test_a_case_whose_file_has_changed_is_done_again(run: RunFolder, cases: list[Case]) -> None:
+    prepare(call(run))
+    save(image(17), Path(cases[1].images[0]))
+    assert rewritten(run) == {"sub-1_0000.nii.gz"}
 
 
-def test_a_label_that_the_data_do_not_have_is_named(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["images/sub-3_0000.nii.gz", "labels/sub-3.nii.gz"])
+def test_a_case_of_which_anything_is_lost_or_changed_is_done_again(
+    run: RunFolder, lost: str
+) -> None:
+    prepare(call(run))
+    (run.prepared / lost).unlink()
+    assert done(run) == {"sub-0", "sub-1", "sub-2"}
+    assert rewritten(run) == {"sub-3_0000.nii.gz"}
+    (run.prepared / lost).write_bytes(b"half a fi")
+    assert rewritten(run) == {"sub-3_0000.nii.gz"}
+
+
+@pytest.mark.parametrize("broken", ["", "{", '{"settings": 1}'])
+def test_a_record_that_cannot_be_read_is_none(run: RunFolder, broken: str) -> None:
+    prepare(call(run))
+    (run.prepared / "records/sub-0.json").write_text(broken)
+    assert rewritten(run) == {"sub-0_0000.nii.gz"}
+
+
+def test_under_other_settings_all_is_done_again(run: RunFolder) -> None:
+    prepare(call(run))
+    run.write_spec("spec.json", replace(run.spec, crop=Crop(margin=1.0)))
+    assert done(run) == set()
+    assert len(rewritten(run)) == 4
+
+
+def test_a_bad_case_fails_nobody_and_is_done_again_once_it_is_repaired(
+    run: RunFolder, cases: list[Case]
+) -> None:
+    save(np.zeros_like(image(0)), file := Path(cases[2].images[0]))
+    prepare(call(run))
+    record = records(run)["sub-2"]
+    assert record is not None and record.converted is None
+    assert record.problem == f"{file}: every voxel is 0"
+    assert rewritten(run) == set()
+    save(image(2), file)
+    assert rewritten(run) == {"sub-2_0000.nii.gz"}
+    assert records(run)["sub-2"].problem is None  # type: ignore[union-attr]
+
+
+def test_what_killed_attempts_left_is_removed_but_not_what_another_shard_is_writing(
+    run: RunFolder,
+) -> None:
+    for name in (".shard0.0007-7-r0/sub-1/images", ".shard1.0003-8-r0/sub-1/images"):
+        (run.prepared / name).mkdir(parents=True)
+    prepare(call(run))
+    assert [path.name for path in run.prepared.glob(".*")] == [".shard1.0003-8-r0"]
+
+
+def test_where_the_data_set_is_assembled_there_is_nothing_to_do(
+    run: RunFolder, cases: list[Case], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.write_spec("spec.json", replace(run.spec, splits=replace(run.spec.splits, folds=2)))
+    make(run)
+    prepare(call(run))
+    assert "Dataset501_small is there already" in capsys.readouterr().out
+    assert not run.prepared.exists()
+    save(image(17), Path(cases[1].images[0]))
+    prepare(call(run))
+    assert len(times(run)) == 4
+
+
+def test_a_crop_to_a_label_that_the_data_do_not_have_is_named(
+    tmp_path: Path, cases: list[Case]
+) -> None:
+    run = run_of(tmp_path / "cropped", cases, crop=Crop(to="lesion"))
     with pytest.raises(CaHpcError, match=r"crop\.to: the data have no label lesion") as refused:
-        prepared(data, tmp_path, crop=Crop(to="lesion", margin=5.0))
+        prepare(call(run))
     assert refused.value.hint == "one of cord"
+
+
+def test_a_full_disk_is_no_problem_of_the_case(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    # a limit on the size of files stands in for a disk without room
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    this = call(run)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            prepare(this)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done(run) == set()
+    prepare(call(run))
+    assert len(done(run)) == 4

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.model import TaskState
-from ca_hpc.core.record import Case, Cases, Result
+from ca_hpc.core.record import Case, Cases, LabelFile, Result
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 cases = st.builds(
     Case,
-    id=texts, source=texts, images=st.lists(texts, max_size=3).map(tuple), label=texts,
+    id=texts, source=texts, images=st.lists(texts, max_size=3).map(tuple),
+    labels=st.lists(st.builds(LabelFile, texts, st.none() | texts), max_size=2).map(tuple),
     subject=texts, person=texts, session=st.none() | texts, contrast=texts,
 )  # fmt: skip
 results = st.builds(

@@ -11,7 +11,7 @@ from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Runtime, Stage, Workflow
 from ca_hpc.core.profile import Cluster
-from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.errors import SpecError
 
 JOB = """\
@@ -29,15 +29,16 @@ gpus:
 """
 
 
-def expanded(job: str = "", cluster: str = "") -> Workflow:
+def expanded(job: str = "", cluster: str = "", *, test_sets: bool = False) -> Workflow:
     """The workflow of the shortest job and profile with these lines added."""
     return expand(
-        door.read(JobSpec, JOB + job, file="job.yaml"),
+        completed(door.read(JobSpec, JOB + job, file="job.yaml")),
         door.read(Cluster, CLUSTER + cluster, file="here.yaml"),
         run_folder="/runs/neck-001",
         runtime=Runtime("none", "/usr/bin/python3"),
         node_python="/usr/bin/python3",
         mounts=(),
+        test_sets=test_sets,
     )
 
 
@@ -53,6 +54,31 @@ def test_a_job_has_five_stages_and_reports_also_when_folds_are_missing() -> None
         ("evaluate", "train", "afterany"),
         ("report", "evaluate", "afterany"),
     ]
+
+
+def test_test_sets_are_predicted_by_each_arm_with_whatever_folds_there_are() -> None:
+    stages = {s.name: s for s in expanded(test_sets=True).stages}
+    assert list(stages) == ["prepare", "preprocess", "train", "predict", "evaluate", "report"]
+    predict = stages["predict"]
+    assert (predict.after, predict.condition) == ("train", "afterany")
+    assert [[t.id for t in e.tasks] for e in predict.elements] == [
+        ["predict-finetune"],
+        ["predict-scratch"],
+    ]
+    assert predict.resources.gpus == 1
+    assert stages["evaluate"].after == "predict"
+
+
+def test_shards_are_elements_and_assemble_runs_before_preprocess_in_one() -> None:
+    stages = {s.name: s for s in expanded("prepare: {shards: 3}\n").stages}
+    assert [[t.id for t in e.tasks] for e in stages["prepare"].elements] == [
+        ["prepare-shard0"],
+        ["prepare-shard1"],
+        ["prepare-shard2"],
+    ]
+    assert stages["prepare"].tasks[2].arguments[-2:] == ("--shard", "2")
+    (element,) = stages["preprocess"].elements
+    assert ([t.id for t in element.tasks], element.slots) == (["assemble", "preprocess"], 1)
 
 
 def test_one_element_is_one_fold_of_one_arm_folds_outside() -> None:
@@ -255,7 +281,10 @@ def test_short_stages_can_share_a_job_and_then_run_in_order() -> None:
         ("evaluate", "train", "afterany"),
     ]
     (element,) = flow.stages[0].elements
-    assert ([t.id for t in element.tasks], element.slots) == (["prepare", "preprocess"], 1)
+    assert ([t.id for t in element.tasks], element.slots) == (
+        ["prepare-shard0", "assemble", "preprocess"],
+        1,
+    )
     (last,) = flow.stages[2].elements
     assert [t.id for t in last.tasks] == ["evaluate", "report"]
 

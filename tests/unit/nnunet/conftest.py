@@ -13,9 +13,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from ca_hpc.core.record import Cases
 from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings
+from ca_hpc.nnunet.raw_dataset import dataset_json
 
 DATASET = "Dataset901_Blobs"
+NESTED = "Dataset902_Nested"
 CASES = tuple(f"blob_{index}" for index in range(6))
 SPLITS = [
     {"train": list(CASES[:4]), "val": list(CASES[4:])},
@@ -32,22 +35,49 @@ class Preprocessed:
 
     @property
     def dataset_folder(self) -> Path:
-        return self.root / DATASET
+        return self.plans_file.parent
+
+    @property
+    def raw(self) -> Path:
+        return self.root.parent / "raw" / self.dataset_folder.name
+
+    @property
+    def of_call(self) -> dict[str, Path]:
+        """What ``make_call`` is to be told of a data set other than the blobs."""
+        return {
+            "plans_file": self.plans_file,
+            "dataset_json_file": self.dataset_json_file,
+            "preprocessed_root": self.root,
+        }
 
 
 def write_blob(folder: Path, case: str, *, seed: int) -> None:
     """An image of a bright ball in noise and its label, ``SHAPE`` voxels of 1 mm."""
     rng = np.random.default_rng(seed)
-    centre = rng.uniform(7, 13, size=3)
-    axes = np.indices(SHAPE).transpose(1, 2, 3, 0)
-    ball = np.linalg.norm(axes - centre, axis=-1) < rng.uniform(4, 6)
-    image = rng.normal(size=SHAPE) + 4 * ball
-    for name, array in (("imagesTr", image), ("labelsTr", ball)):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        ending = "_0000.nii.gz" if name == "imagesTr" else ".nii.gz"
-        dtype = np.float32 if name == "imagesTr" else np.uint8
-        nifti = nibabel.Nifti1Image(array.astype(dtype), np.eye(4))
-        nibabel.save(nifti, folder / name / (case + ending))
+    distance = np.linalg.norm(
+        np.moveaxis(np.indices(SHAPE), 0, -1) - rng.uniform(7, 13, 3), axis=-1
+    )
+    ball = distance < rng.uniform(4, 6)
+    save(folder / f"imagesTr/{case}_0000.nii.gz", (rng.normal(size=SHAPE) + 4 * ball).astype("f4"))
+    save(folder / f"labelsTr/{case}.nii.gz", ball.astype("u1"))
+
+
+def write_nested(folder: Path, case: str, *, seed: int) -> None:
+    """A ball (1) with a brighter one in it (2), and a mask around both as second channel."""
+    rng = np.random.default_rng(seed)
+    distance = np.linalg.norm(
+        np.moveaxis(np.indices(SHAPE), 0, -1) - rng.uniform(8, 12, 3), axis=-1
+    )
+    label = (distance < 6).astype("u1") + (distance < 3)
+    image = rng.normal(size=SHAPE) + 4 * label
+    save(folder / f"imagesTr/{case}_0000.nii.gz", image.astype("f4"))
+    save(folder / f"imagesTr/{case}_0001.nii.gz", (distance < 8).astype("f4"))
+    save(folder / f"labelsTr/{case}.nii.gz", label.astype("u1"))
+
+
+def save(file: Path, array: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), file)
 
 
 @pytest.fixture(scope="session")
@@ -63,31 +93,43 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preprocessed]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        yield _preprocess(root)
+        dataset = {
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0, "blob": 1},
+            "numTraining": len(CASES),
+            "file_ending": ".nii.gz",
+        }
+        yield _preprocess(root, DATASET, dataset=dataset, write=write_blob)
 
 
-def _preprocess(root: Path) -> Preprocessed:
-    raw = root / "raw" / DATASET
+@pytest.fixture(scope="session")
+def nested(blobs: Preprocessed) -> Preprocessed:
+    """Learnt as regions, from an image and a mask. nnU-Net's folders stay those of the blobs."""
+    cases = Cases(
+        NESTED, labels={"cord": 1, "lesion": 2}, cases=(), regions={"cord": (1, 2), "lesion": (2,)}
+    )
+    dataset = dataset_json(cases, images=1, masks=("around",), training=len(CASES), crop=None)
+    return _preprocess(blobs.root.parent, NESTED, dataset=dataset, write=write_nested)
+
+
+def _preprocess(
+    root: Path, name: str, *, dataset: dict[str, Any], write: Callable[..., None]
+) -> Preprocessed:
     for seed, case in enumerate(CASES):
-        write_blob(raw, case, seed=seed)
-    dataset = {
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "blob": 1},
-        "numTraining": len(CASES),
-        "file_ending": ".nii.gz",
-    }
-    (raw / "dataset.json").write_text(json.dumps(dataset))
+        write(root / "raw" / name, case, seed=seed)
+    (root / "raw" / name / "dataset.json").write_text(json.dumps(dataset))
     from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 
-    nnunet.extract_fingerprint_dataset(901, num_processes=1, show_progress_bar=False)
-    nnunet.plan_experiment_dataset(901)
-    folder = root / "preprocessed" / DATASET
+    number = int(name.removeprefix("Dataset").split("_")[0])
+    nnunet.extract_fingerprint_dataset(number, num_processes=1, show_progress_bar=False)
+    nnunet.plan_experiment_dataset(number)
+    folder = root / "preprocessed" / name
     plans_file = folder / "nnUNetPlans.json"
     plans = json.loads(plans_file.read_text())
     shrink(plans["configurations"]["3d_fullres"])
     plans_file.write_text(json.dumps(plans))
     nnunet.preprocess_dataset(
-        901, configurations=("3d_fullres",), num_processes=[1], show_progress_bar=False
+        number, configurations=("3d_fullres",), num_processes=[1], show_progress_bar=False
     )
     (folder / "splits_final.json").write_text(json.dumps(SPLITS))
     return Preprocessed(folder.parent, plans_file, folder / "dataset.json")

@@ -86,7 +86,7 @@ def test_a_head_of_another_number_of_outputs_is_refused() -> None:
         load_into(network(seed=0), network(seed=1, heads=1).state_dict(), head="pretrained")
     assert "(1, 8, 1, 1, 1) in the file, (2, 8, 1, 1, 1) in the network" in caught.value.message
     assert caught.value.hint is not None
-    assert "They have 1 output, the labels need 2" in caught.value.hint
+    assert "They have 1 output, the data need 2" in caught.value.hint
     assert "head: new" in caught.value.hint
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from math import nan, sqrt
 from statistics import fmean, stdev
 
@@ -137,6 +138,22 @@ def test_p_is_corrected_for_the_comparisons_of_its_label_only() -> None:
     both = [*scores(**arms), *scores(label="lesion", **arms)]
     assert [c.p for c in compare(both, weights=weights)] == pytest.approx([2 * 2 / 64] * 4)
     assert only(compare(both[:12], weights=TWO)).p == pytest.approx(2 / 64)
+
+
+def test_a_test_set_is_compared_by_itself() -> None:
+    seen = scores(finetune=(0.9,) * 6, scratch=(0.8,) * 6)
+    unseen = [
+        replace(s, split="site-b", fold="ensemble")
+        for s in scores(finetune=(0.7,) * 3, scratch=(0.9,) * 3)
+    ]
+    validation, tested = compare([*seen, *unseen], weights=TWO)
+    assert (validation.split, validation.n, validation.p) == (
+        "validation",
+        6,
+        pytest.approx(2 / 64),
+    )
+    assert (tested.split, tested.n, tested.mean) == ("site-b", 3, pytest.approx(-0.2))
+    assert tested.p == pytest.approx(2 / 8), "not corrected for the validation's"
 
 
 @pytest.mark.parametrize(("people", "comparisons"), [(5, 1), (6, 2), (7, 4)])

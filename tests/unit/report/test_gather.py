@@ -16,8 +16,8 @@ from ca_hpc.core import door
 from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Pin, Runtime, TaskState
 from ca_hpc.core.profile import Cluster
-from ca_hpc.core.record import Case, Cases, Pins, Result
-from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.record import Case, Cases, LabelFile, Origin, Pins, Result
+from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.report.gather import gather
 from ca_hpc.report.model import CaseScore, ReportContent
 from ca_hpc.report.scores import read_scores, write_comparison, write_scores
@@ -25,6 +25,7 @@ from ca_hpc.screen import show_outcome
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import manifest
 from ca_hpc.weights.manifest import Manifest, Source
+from tests.unit.report.data_runs import row, write_rows
 
 SPEC = """\
 kind: finetune
@@ -50,7 +51,7 @@ def cord(*, shift: int = 0) -> nib.Nifti1Image:
 def run(tmp_path: Path) -> RunFolder:
     """A run of two arms and two folds that has been submitted."""
     run = RunFolder.create(tmp_path, "neck")
-    spec = door.read(JobSpec, SPEC, file="job.yaml")
+    spec = completed(door.read(JobSpec, SPEC, file="job.yaml"))
     cluster = door.read(Cluster, "name: lab\n", file="lab.yaml")
     image = Pin("/neck.sif", "ab" * 32)
     flow = expand(
@@ -60,9 +61,19 @@ def run(tmp_path: Path) -> RunFolder:
         runtime=Runtime("apptainer", "python3", image),
         node_python="python3",
         mounts=(),
+        test_sets=False,
     )
     cases = tuple(
-        Case(f"s1-{who}", "s1", (f"/{who}.nii.gz",), f"/{who}-seg.nii.gz", who, who, None, "T2w")
+        Case(
+            id=f"s1-{who}",
+            source="s1",
+            images=(f"/{who}.nii.gz",),
+            labels=(LabelFile(f"/{who}-seg.nii.gz"),),
+            subject=who,
+            person=who,
+            session=None,
+            contrast="T2w",
+        )
         for who in PEOPLE
     )
     run.write_spec("spec.json", spec)
@@ -215,7 +226,7 @@ def test_tasks_are_shown_with_their_last_result_but_for_the_report_itself(run: R
     run.write(f"tasks/{task}/result.json", result)
     rows = {row.task: row for row in gathered(run).tasks}
     assert "report" not in rows
-    assert list(rows)[:2] == ["prepare", "preprocess"]
+    assert list(rows)[:3] == ["prepare-shard0", "assemble", "preprocess"]
     row = rows[task]
     assert (row.state, row.attempts, row.node, row.seconds, row.cause) == (
         "FAILED", 2, "node3", 61.0, "killed by SIGKILL"
@@ -253,7 +264,7 @@ def test_every_arm_is_told_with_its_own_settings_before_it_has_plans(run: RunFol
         "  as-is: {weights: shuffled, epochs: 0, warmup_epochs: 0, trainer: nnUNetTrainerX}\n"
         "  scratch: {weights: random, plans: planner}\n"
     )
-    run.write_spec("spec.json", door.read(JobSpec, job, file="job.yaml"))
+    run.write_spec("spec.json", completed(door.read(JobSpec, job, file="job.yaml")))
     facts = dict(gathered(run).facts)
     assert facts["arm gentle"] == (
         "pretrained weights, pretrained head; 3 epochs of 20 iterations; nnUNetTrainer; "
@@ -315,12 +326,20 @@ def test_data_name_every_source_once(run: RunFolder) -> None:
     cases = run.cases
     more = tuple(replace(case, source="s2", id=f"s2-{case.subject}") for case in cases.cases)
     run.write("cases.json", replace(cases, cases=(*cases.cases, *more)))
+    assert dict(gathered(run).facts)["data"] == "4 images of 4 people, from s1, s2"
+
+
+def test_a_label_within_shared_people_is_one_person(run: RunFolder) -> None:
+    cases = run.cases
+    ours = tuple(replace(case, people="hospital") for case in cases.cases)
+    more = tuple(replace(case, source="s2", id=f"s2-{case.subject}") for case in ours)
+    run.write("cases.json", replace(cases, cases=(*ours, *more)))
     assert dict(gathered(run).facts)["data"] == "4 images of 2 people, from s1, s2"
 
 
 def test_a_crop_says_what_it_means_for_the_scores_and_what_it_has_cut(run: RunFolder) -> None:
     job = SPEC + "crop: {to: cord, margin: 30mm}\n"
-    run.write_spec("spec.json", door.read(JobSpec, job, file="job.yaml"))
+    run.write_spec("spec.json", completed(door.read(JobSpec, job, file="job.yaml")))
     facts = dict(gathered(run).facts)
     assert facts["crop"] == (
         "around cord, margin 30 mm; validation images too, by their own reference: what lies "
@@ -336,7 +355,7 @@ def test_a_crop_says_what_it_means_for_the_scores_and_what_it_has_cut(run: RunFo
         ("case\tlabel_voxels_lost\na\t0\nb\t7\n", "7 in 1 image"),
         ("case\tlabel_voxels_lost\na\t0\n", None),
         ("case\nb\n", None),
-        ("case\tlabel_voxels_lost\nb\t12\nc\n", None),
+        ("case\tlabel_voxels_lost\nb\tcord:12,lesion:3\nskipped\t\n", "15 in 1 image"),
     ],
 )
 def test_label_voxels_that_were_cut_away_are_counted(
@@ -358,3 +377,152 @@ def test_a_run_without_image_and_weights_says_none(run: RunFolder) -> None:
     facts = dict(gathered(run).facts)
     assert facts["weights"] == "none"
     assert facts["image"].startswith("none")
+
+
+def test_a_run_that_failed_with_its_data_says_so_and_lists_the_problems(run: RunFolder) -> None:
+    _, attempt = run.new_attempt("assemble", job="101", restart=0)
+    cause = "2 of 9 cases cannot be used\na.nii.gz: is truncated\nb.nii.gz: has 4 dimensions"
+    result = Result(
+        "assemble", attempt.name, TaskState.FAILED, 2, "t0", "t1", 3.0, "n", cause, "repair them"
+    )
+    run.write("tasks/assemble/result.json", result)
+    found = gathered(run)
+    assert found.summary == (
+        "No fold has finished, so that there is nothing to compare.",
+        "assemble ended as FAILED: 2 of 9 cases cannot be used",
+    )
+    (task,) = [row for row in found.tasks if row.cause]
+    assert task.cause_lines[1:] == ("a.nii.gz: is truncated", "b.nii.gz: has 4 dimensions")
+    assert task.hint == "repair them"
+    assert found.dataset is None
+
+
+def respecify(run: RunFolder, **changes: str) -> None:
+    """The run's job with some lines of its own."""
+    lines = [line for line in SPEC.splitlines() if line.split(":")[0] not in changes]
+    job = "\n".join([*lines, *(f"{key}: {value}" for key, value in changes.items())])
+    run.write_spec("spec.json", completed(door.read(JobSpec, job, file="job.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("splits", "told"),
+    [
+        ("{folds: 3, seed: 50, test: 0.2}",
+         "3 folds by person, test 0.2 of each source's people, seed 50"),
+        ("{train: 0.65, val: 0.15, test: 0.2, seed: 50}",
+         "train 0.65, val 0.15, test 0.2 of each source's people, seed 50"),
+        ("{train: 0.8, val: 0.2}", "train 0.8, val 0.2 of each source's people, seed 12345"),
+        ("{file: people.yml}", "from the lists in people.yml"),
+    ],
+)  # fmt: skip
+def test_the_facts_say_how_people_were_divided(run: RunFolder, splits: str, told: str) -> None:
+    respecify(run, splits=splits)
+    assert dict(gathered(run).facts)["splits"] == told
+
+
+def test_the_facts_say_what_is_of_a_source_alone(run: RunFolder) -> None:
+    source = "{type: bids, path: /data, label_suffix: _seg, split: {train: 0.5, val: 0.5}}"
+    other = "{type: bids, name: site-b, path: /b, label_suffix: _seg, split: {file: b.yml}}"
+    respecify(run, data=f"[{source}, {other}]")
+    facts = dict(gathered(run).facts)
+    assert facts["splits of s1"] == "train 0.5, val 0.5 of each source's people, seed 12345"
+    assert facts["splits of site-b"] == "from the lists in b.yml"
+
+
+def test_the_facts_say_where_the_data_came_from(run: RunFolder) -> None:
+    origins = (
+        Origin("s1", "/archive/neck.git", "main", "0a1b"),
+        Origin("s2", "/archive/s2.tar", sha256="cd"),
+    )
+    cases = replace(run.cases, origins=origins, remarks=("one", "two"), regions={"cord": (1, 2)})
+    run.write("cases.json", cases)
+    told = gathered(run).facts
+    facts = dict(told)
+    assert facts["origin of s1"] == "/archive/neck.git, ref main, commit 0a1b"
+    assert facts["origin of s2"] == "/archive/s2.tar, sha256:cd"
+    assert [value for name, value in told if name == "remark"] == ["one", "two"]
+    assert facts["learnt"] == "cord (1, 2)"
+
+
+def set_aside(run: RunFolder, *, arms: tuple[str, ...]) -> None:
+    """Ben becomes the test set site-b: his files, predictions by ``arms``, and their scores."""
+    publish(run)
+    raw = run.raw / "Dataset501_neck"
+    for folder, name in (("images", "s1-ben_0000.nii.gz"), ("labels", "s1-ben.nii.gz")):
+        (raw / f"{folder}Ts_site-b").mkdir()
+        (raw / f"{folder}Tr" / name).rename(raw / f"{folder}Ts_site-b" / name)
+    run.file("test_sets.json").write_text('{"site-b": ["s1-ben"]}')
+    scores = [score for score in read_scores(run.path) if score.person == "anna"]
+    for arm in arms:
+        folder = run.file("test", arm, "site-b")
+        folder.mkdir(parents=True)
+        nib.save(cord(shift=2), folder / "s1-ben.nii.gz")
+        first = next(score for score in scores if score.arm == arm)
+        unseen = {"case": "s1-ben", "person": "ben", "split": "site-b", "fold": "ensemble"}
+        scores.append(replace(first, dice=0.5, **unseen))
+    write_scores(scores, run.path)
+
+
+def test_test_sets_are_told_drawn_and_among_the_facts(run: RunFolder) -> None:
+    set_aside(run, arms=("finetune", "scratch"))
+    found = gathered(run)
+    assert (
+        "Test set site-b: finetune and scratch share the highest mean Dice, 0.500 over 1 person "
+        "(never seen in training)."
+    ) in found.summary
+    assert found.summary[-1] == "2 folds are missing: see the table of tasks."
+    drawn = [(o.arm, o.split, o.case, o.rank, o.label) for o in found.overlays]
+    assert drawn == [
+        ("finetune", "validation", "s1-anna", "only case", "cord"),
+        ("scratch", "validation", "s1-anna", "only case", "cord"),
+        ("finetune", "site-b", "s1-ben", "only case", "cord"),
+        ("scratch", "site-b", "s1-ben", "only case", "cord"),
+    ]
+    assert {c.split for c in found.comparisons} == {"validation", "site-b"}
+    assert dict(found.facts)["test set site-b"] == "1 image of 1 person"
+
+
+def test_an_arm_that_has_not_predicted_all_of_a_test_set_is_named(run: RunFolder) -> None:
+    set_aside(run, arms=("finetune",))
+    assert gathered(run).summary[-1] == (
+        "Test set site-b: scratch has predicted 0 of 1 images: see the table of tasks."
+    )
+
+
+def test_the_terminals_table_leaves_test_sets_out(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_aside(run, arms=("finetune", "scratch"))
+    show_outcome(run)
+    shown = capsys.readouterr().out
+    totals = [line.split() for line in shown.splitlines() if line.split()[:1] == ["all"]]
+    assert totals == [["all", "0.900", "0.600"]]
+
+
+def test_a_case_that_stands_out_in_several_labels_is_drawn_once(run: RunFolder) -> None:
+    publish(run)
+    cases = replace(run.cases, labels={"cord": 1, "lesion": 2})
+    run.write("cases.json", cases)
+    scores = read_scores(run.path)
+    write_scores(
+        [*scores, *(replace(s, label="lesion", dice=1 - s.dice) for s in scores)], run.path
+    )
+    drawn = [(o.arm, o.case) for o in gathered(run).overlays]
+    assert sorted(drawn) == [
+        (arm, f"s1-{who}") for arm in ("finetune", "scratch") for who in PEOPLE
+    ]
+
+
+def test_a_run_with_a_data_set_shows_it(run: RunFolder) -> None:
+    write_rows([row("s1-anna", person="anna"), row("s1-ben", person="ben")], run.file("cases.tsv"))
+    found = gathered(run).dataset
+    assert found is not None
+    assert (found.counts[-1].images, found.counts[-1].people) == (2, 2)
+    assert [picture.case for picture in found.pictures] == ["s1-ben"]
+
+
+def test_a_retraining_says_nothing_of_comparing(run: RunFolder) -> None:
+    respecify(run, kind="train", splits="{train: 0.8, val: 0.2}", weights="null")
+    found = gathered(run)
+    assert (found.kind, found.arms, found.folds) == ("train", ("train",), (0,))
+    assert found.summary == ("No fold has finished.",)

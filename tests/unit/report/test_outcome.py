@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import nan
 
 from ca_hpc.report.comparison import compare
@@ -221,7 +222,7 @@ def test_an_arm_without_scores_is_nobodys_loss() -> None:
 
 def test_arms_without_a_person_in_common_are_not_ranked() -> None:
     found = told(scores(finetune=(0.9, nan), scratch=(nan, 0.8)))
-    assert found == ["No person has a defined Dice in every arm."]
+    assert found == ["Nobody has a defined Dice in every arm."]
 
 
 def test_pretrained_arms_alone_have_no_verdict_on_scratch() -> None:
@@ -229,3 +230,50 @@ def test_pretrained_arms_alone_have_no_verdict_on_scratch() -> None:
     found = told(scores(finetune=HARD, gentle=EASY), weights)
     assert found[0] == "gentle has the highest mean Dice, 0.903 over 8 people."
     assert found[1].startswith("gentle against finetune: +0.107 in Dice")
+
+
+def unseen(found: list[CaseScore], split: str = "site-b") -> list[CaseScore]:
+    return [replace(score, split=split, fold="ensemble") for score in found]
+
+
+def test_a_test_set_is_told_after_the_validation_and_gives_no_advice() -> None:
+    found = told(
+        [
+            *unseen(scores(finetune=HARD, scratch=EASY)),
+            *scores(finetune=EASY, scratch=HARD),
+        ]
+    )
+    assert found[:2] == [
+        "Fine-tuning did better here than training from scratch: finetune beat scratch.",
+        "finetune has the highest mean Dice, 0.903 over 8 people.",
+    ]
+    assert found[3:] == [
+        "Test set site-b: scratch has the highest mean Dice, 0.903 over 8 people "
+        "(never seen in training).",
+        "Test set site-b: finetune against scratch: -0.107 in Dice (95 % interval -0.111 to "
+        "-0.103, p = 0.008), higher for 0 and lower for 8 of 8 people.",
+    ]
+
+
+def test_several_labels_of_several_test_sets_keep_together() -> None:
+    one = scores(train=EASY)
+    both = [*one, *scores(label="lesion", train=HARD)]
+    found = told([*both, *unseen(both, "b"), *unseen(both, "a")], {"train": "random"})
+    assert [sentence.split(":")[0] for sentence in found] == [
+        "cord",
+        "lesion",
+        "Test set a, cord",
+        "Test set a, lesion",
+        "Test set b, cord",
+        "Test set b, lesion",
+    ]
+
+
+def test_a_training_alone_is_told_without_comparison() -> None:
+    alone = {"train": "random"}
+    assert told([*scores(train=EASY), *unseen(scores(train=HARD))], alone) == [
+        "train has a mean Dice of 0.903 over 8 people.",
+        "Test set site-b: train has a mean Dice of 0.796 over 8 people (never seen in training).",
+    ]
+    assert told(scores(train=(0.01, 0.02)), alone)[0] == "train does not segment cord here."
+    assert told(scores(train=(nan, nan)), alone) == ["Nobody has a defined Dice."]

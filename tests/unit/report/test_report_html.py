@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from math import nan
 from pathlib import Path
 
 import pytest
 
+from ca_hpc.core.record import Origin
 from ca_hpc.report.comparison import compare
+from ca_hpc.report.dataset import (
+    CasePicture,
+    CountRow,
+    DatasetContent,
+    FoldRow,
+    FoldTable,
+    GridRow,
+    LabelRow,
+    PathologyRow,
+    SkippedRow,
+)
 from ca_hpc.report.figures import common_limits
 from ca_hpc.report.html import duration, mean_sd, render, write_report
 from ca_hpc.report.model import CaseScore, Comparison, Curve, Overlay, ReportContent, TaskRow
 from ca_hpc.report.tables import Spread
+from tests.unit.report.page import Page
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
     "0000000a49444154789c63600000000200015e2b7d190000000049454e44ae426082"
 )
-VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
 def score(arm: str, fold: int, person: str, dice: float) -> CaseScore:
@@ -73,43 +84,6 @@ CONTENT = ReportContent(
 HOSTILE = """<script>alert("1")</script>'&{{ 7 * 7 }}"""
 
 
-class Page(HTMLParser):
-    """What a test wants to know of a page; fails on tags that do not nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self.feed(html)
-        assert not self.open
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, text: str) -> None:
-        if "style" not in self.open:
-            self.text += text
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += text
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
 def test_the_page_asks_nothing_of_the_network_and_runs_no_script() -> None:
     html = render(CONTENT)
     assert not re.search(r"(https?:)?//[a-z]", html, flags=re.IGNORECASE)
@@ -134,8 +108,8 @@ def test_the_outcome_comes_first_and_sections_follow_in_order() -> None:
         "Comparison of arms",
         "Dice per fold and arm",
         "Person by person",
-        "Training",
         "Dice per contrast",
+        "Training",
         "Images to look at",
         "Tasks",
         "Facts",
@@ -202,6 +176,116 @@ def test_tasks_show_state_attempts_time_and_cause() -> None:
     assert ["train-scratch-fold1", "FAILED", "3", "", "", "", "out of GPU memory"] in rows
 
 
+def test_a_cause_of_many_lines_is_a_list_of_which_the_first_20_are_seen() -> None:
+    problems = [f"/data/sub-{number:02d}.nii.gz: is truncated" for number in range(33)]
+    cause = "33 of 60 cases cannot be used\n" + "\n".join(problems)
+    task = TaskRow("assemble", "FAILED", 1, cause=cause, hint="repair them")
+    html = render(replace(CONTENT, tasks=(task,)))
+    page = Page(html)
+    assert ["assemble", "FAILED", "1", "", "", "", "33 of 60 cases cannot be used: see below"] in (
+        page.rows
+    )
+    listed, _, folded = html[html.index("<h3>assemble") :].partition("<details>")
+    assert [line for line in problems if f"<li>{line}</li>" in listed] == problems[:20]
+    assert [line for line in problems if f"<li>{line}</li>" in folded] == problems[20:]
+    assert "13 more" in folded and "repair them" in folded
+
+
+def test_a_short_list_of_causes_hides_nothing() -> None:
+    task = TaskRow("assemble", "FAILED", 1, cause="2 cases cannot be used\na: bad\nb: bad")
+    html = render(replace(CONTENT, tasks=(task,)))
+    assert "<li>b: bad</li>" in html and "more</summary>" not in html
+
+
+UNSEEN = tuple(
+    replace(s, fold="ensemble", split="site-b", case=f"b-{s.case}", source="site-b", dice=dice)
+    for s, dice in zip(SCORES[:2] + SCORES[3:], (0.6, 0.5, 0.3, 0.2), strict=True)
+)
+TESTED = replace(
+    CONTENT,
+    scores=SCORES + UNSEEN,
+    comparisons=compare(SCORES + UNSEEN, weights=WEIGHTS),
+    overlays=(
+        *CONTENT.overlays,
+        Overlay("finetune", "best", "b-sub-01_T2w", 0.6, PIXEL, split="site-b", label="cord"),
+    ),
+)
+
+
+def part(html: str, heading: str) -> Page:
+    """The page from a heading of second order to the next."""
+    begin = html.index(f"<h2>{heading}</h2>")
+    return Page(html[begin : html.index("<h2>", begin + 1)])
+
+
+def test_a_test_set_has_measures_people_contrasts_and_comparisons_of_its_own() -> None:
+    found = part(render(TESTED), "Test set site-b")
+    rows = {row[0]: row[1:] for row in found.rows}
+    assert rows["Dice"][0].startswith("0.550 ± 0.071") and "2 people, 2 images" in rows["Dice"][0]
+    assert rows["Precision"] == ["0.910 ± 0.000"] * 2
+    persons = [row for row in found.rows if row[:2] == ["site-b", "01"]]
+    assert persons == [["site-b", "01", "1", "0.600", "0.300"]]
+    contrasts = [row for row in found.rows if row[:2] == ["site-b", "T2w"]]
+    assert len(contrasts) == 4 and contrasts[0][2].startswith("0.550 ± 0.071")
+    (compared,) = [row for row in found.rows if "against" in row[0]]
+    assert compared[1].startswith("+0.300")
+
+
+def test_the_validation_counts_without_the_test_sets() -> None:
+    rows = Page(render(TESTED)).rows
+    alone = Page(render(CONTENT)).rows
+    totals = [[row for row in found if row[0] == "All people"] for found in (rows, alone)]
+    assert totals[0] == totals[1] and len(totals[0]) == 1
+    assert "0.550" not in "".join(
+        "".join(row) for row in part(render(TESTED), "Person by person").rows
+    )
+
+
+def test_pictures_of_a_test_set_are_apart() -> None:
+    html = render(TESTED)
+    validation, _, unseen = html.partition("<h3>finetune, test set site-b</h3>")
+    assert "<h3>finetune, validation</h3>" in validation
+    assert "b-sub-01_T2w" in unseen and 'alt="finetune, best' in unseen
+
+
+ALONE = replace(
+    CONTENT,
+    kind="train",
+    arms=("train",),
+    folds=(0,),
+    weights={"train": "random"},
+    scores=tuple(replace(s, arm="train", fold=0) for s in SCORES[:3]),
+    comparisons=(),
+    curves=(replace(CONTENT.curves[0], arm="train"),),
+    overlays=(),
+)
+
+
+def test_a_retraining_of_one_fold_reads_without_arms_and_folds() -> None:
+    html = render(ALONE)
+    page = Page(html)
+    assert "<title>demo · Retraining</title>" in html
+    headings = re.findall(r"<h2>(.*?)</h2>", html)
+    assert headings[:3] == ["Dice of the validation", "Person by person", "Dice per contrast"]
+    assert not any(row[0] in ("Fold", "All people") for row in page.rows)
+    (dice,) = [row for row in page.rows if row[0] == "Dice"]
+    assert dice[1].startswith("0.850 ± 0.071") and "3 images, 1 undefined" in dice[1]
+    for word in ("baseline", "against", "joins the same person", "same for all arms"):
+        assert word not in page.text
+
+
+def test_an_only_arm_without_any_dice_has_no_figure_of_it() -> None:
+    nothing = tuple(replace(s, dice=nan) for s in ALONE.scores)
+    page = Page(render(replace(ALONE, scores=nothing)))
+    assert len(page.all("svg")) == 2  # of its training
+    assert "The same as a table" not in page.text
+
+
+def test_several_folds_of_an_only_arm_are_told_apart() -> None:
+    html = render(replace(ALONE, folds=(0, 1)))
+    assert "<h2>Dice per fold</h2>" in html and "Further measures</h3>" in html
+
+
 def test_a_run_without_any_result_still_has_a_page() -> None:
     empty = replace(CONTENT, scores=(), curves=(), tasks=(), overlays=(), facts=(), summary=())
     text = Page(render(empty)).text
@@ -245,12 +329,26 @@ def test_everything_foreign_is_escaped() -> None:
         tasks=(TaskRow(HOSTILE, HOSTILE, 1, HOSTILE, HOSTILE, 1.0, HOSTILE),),
         overlays=(Overlay(HOSTILE, HOSTILE, HOSTILE, nan, PIXEL),),
         facts=((HOSTILE, HOSTILE),),
+        dataset=DatasetContent(
+            splits=(HOSTILE,),
+            counts=(CountRow(HOSTILE, HOSTILE, 1, 1, (1,)), CountRow("b", HOSTILE, 1, 1, (1,))),
+            grids=(GridRow(HOSTILE, HOSTILE, ((HOSTILE, 1),), (), ()),),
+            labels=(LabelRow(HOSTILE, HOSTILE, 1, 0, 0, (1.0, 2.0, 3.0)),),
+            pathologies=(PathologyRow(HOSTILE, HOSTILE, 1, 1),),
+            folds=(FoldTable(HOSTILE, (HOSTILE,), (FoldRow(0, (1, 1), (1, 1), (1,)),)),),
+            skipped=(SkippedRow(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
+            origins=(Origin(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
+            remarks=(HOSTILE,),
+            spacings={HOSTILE: ((1.0, 1.0, 5.0),)},
+            volumes={HOSTILE: {HOSTILE: (1.0, 2.0)}},
+            pictures=(CasePicture(HOSTILE, HOSTILE, HOSTILE, PIXEL),),
+        ),
     )
     html = render(content)
     assert "<script" not in html
     page = Page(html)
     assert not page.all("script")
-    assert page.text.count(HOSTILE) > 15
+    assert page.text.count(HOSTILE) > 35
 
 
 def test_pictures_have_alternatives_and_tables_have_headers() -> None:

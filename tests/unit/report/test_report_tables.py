@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isnan, nan
 from statistics import stdev
 
@@ -11,6 +12,7 @@ from ca_hpc.report.model import CaseScore, Fold
 from ca_hpc.report.tables import (
     contrast_table,
     dice_table,
+    per_person,
     person_table,
     representative,
     spread,
@@ -107,8 +109,50 @@ def test_contrasts_are_kept_apart_per_source() -> None:
         ("clinic", "T2w"),
         ("lab", "T1w"),
         ("lab", "T2w"),
+        ("lab", None),
+        (None, "T2w"),
     ]
     assert all(row.cells[1] is None for row in rows)
+
+
+def test_totals_of_contrasts_and_sources_are_over_people_too() -> None:
+    scores = [
+        score("01", 0.9, contrast="T1w"),
+        score("01", 0.7, contrast="T2w"),
+        score("02", 0.4, contrast="T2w"),
+        score("01", 0.5, contrast="T2w", source="clinic"),
+    ]
+    rows = contrast_table(scores, arms=("finetune",))
+    found = {(r.source, r.contrast): r.cells[0] for r in rows}
+    of_lab, of_t2w = found["lab", None], found[None, "T2w"]
+    assert of_lab is not None and of_lab.mean == pytest.approx((0.8 + 0.4) / 2)
+    assert (of_lab.n, of_lab.images) == (2, 3)
+    assert of_t2w is not None and of_t2w.mean == pytest.approx((0.7 + 0.4 + 0.5) / 3)
+
+
+def test_one_source_with_one_contrast_needs_no_total() -> None:
+    rows = contrast_table([score("01", 0.9), score("02", 0.8)], arms=("finetune",))
+    assert [(r.source, r.contrast) for r in rows] == [("lab", "T2w")]
+
+
+def test_a_contrast_table_is_of_any_measure() -> None:
+    scores = [replace(score("01", 0.9), precision=0.25), replace(score("02", 0.8), precision=0.75)]
+    (row,) = contrast_table(scores, arms=("finetune",), measure=lambda s: s.precision)
+    assert row.cells[0] is not None and row.cells[0].mean == 0.5
+
+
+def test_a_person_of_shared_people_counts_once() -> None:
+    here = replace(score("01", 0.9, source="3t"), people="hospital")
+    there = replace(score("01", 0.5, source="7t"), people="hospital")
+    assert per_person([here, there]) == {("hospital", "01"): pytest.approx(0.7)}
+    (row,) = person_table([here, there], arms=("finetune",))
+    assert (row.source, row.person, row.dice) == ("3t, 7t", "01", (pytest.approx(0.7),))
+
+
+def test_scores_of_test_sets_do_not_count_among_the_folds() -> None:
+    unseen = replace(score("02", 0.1), fold="ensemble", split="site-b")
+    (total,) = dice_table([score("01", 0.9), unseen], arms=("finetune",), folds=(0, 1)).overall
+    assert total is not None and (total.mean, total.n) == (0.9, 1)
 
 
 def test_the_person_table_tells_missing_from_undefined() -> None:

@@ -95,3 +95,22 @@ def test_before_the_report_there_are_no_sentences(tmp_path: Path) -> None:
 
 def test_before_the_evaluation_there_are_no_scores(tmp_path: Path) -> None:
     assert read_scores(tmp_path) == ()
+
+
+def test_scores_written_before_there_were_test_sets_are_of_the_validation(tmp_path: Path) -> None:
+    write_scores([SCORE], tmp_path)
+    file = tmp_path / "evaluation/scores.json"
+    rows = [
+        {key: value for key, value in row.items() if key not in ("split", "people")}
+        for row in json.loads(file.read_text())
+    ]
+    file.write_text(json.dumps(rows))
+    (found,) = read_scores(tmp_path)
+    assert (found.split, found.owner) == ("validation", ("s1", "sub-01"))
+
+
+def test_scores_of_a_test_set_come_back(tmp_path: Path) -> None:
+    score = CaseScore(**{**asdict(SCORE), "split": "site-b", "fold": "ensemble", "people": "h"})
+    write_scores([score], tmp_path)
+    (found,) = read_scores(tmp_path)
+    assert (found.split, found.fold, found.owner) == ("site-b", "ensemble", ("h", "sub-01"))

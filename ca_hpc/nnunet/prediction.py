@@ -1,0 +1,67 @@
+"""Test sets predicted by all folds of a model together, from wherever earlier attempts left it.
+
+Importing this module imports neither torch nor nnU-Net: the environment that they read is set
+first, and a signal that comes while they load is not lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ca_hpc.nnunet.folders import set_folders
+from ca_hpc.nnunet.interruption import StopRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionCall:
+    """``model_folder``: with ``plans.json`` and ``dataset.json``; ``checkpoints`` by fold.
+
+    ``raw_folder``: the raw data set; ``test_sets``: case ids by set. ``output_folder`` takes
+    ``SET/CASE.nii.gz``; ``attempt_folder``, on the same file system, what is not whole yet.
+    ``tile_step`` is a share of the patch.
+    """
+
+    trainer: str
+    model_folder: Path
+    configuration: str
+    checkpoints: Mapping[str, Path]
+    raw_folder: Path
+    test_sets: Mapping[str, Sequence[str]]
+    output_folder: Path
+    attempt_folder: Path
+    device: Literal["cuda", "cpu"]
+    torch_threads: int
+    tile_step: float
+    mirroring: bool
+    probabilities: bool
+
+
+def predict_test_sets(
+    call: PredictionCall, *, emit: Callable[[Mapping[str, object]], None]
+) -> bool:
+    """Predict what is not there yet; False where SIGTERM or SIGUSR2 ended it early.
+
+    What nnU-Net's own prediction with these folds gives. Predictions by other weights or of
+    another tiling are made again. ``emit`` takes JSON-able events. Raises CaHpcError where files
+    do not fit. Sets nnU-Net's environment variables and torch's thread count for this process.
+    """
+    with StopRequest() as stop:
+        _set_environment(call)
+        from ca_hpc.nnunet.ensemble import predict
+
+        return predict(call, emit=emit, stop=stop)
+
+
+def _set_environment(call: PredictionCall) -> None:
+    """nnU-Net reads some of these when it is imported, so this comes first."""
+    set_folders(
+        raw=call.raw_folder.parent,
+        preprocessed=call.attempt_folder,  # neither read nor written
+        results=call.attempt_folder,
+    )
+    # the predictor takes no more threads than this
+    os.environ.update(nnUNet_def_n_proc=str(call.torch_threads))

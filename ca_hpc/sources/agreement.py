@@ -1,0 +1,88 @@
+"""What all sources of a job must agree in: labels, regions, channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ca_hpc.core.regions import outer_first
+from ca_hpc.core.spec import JobSpec
+
+Regions = Mapping[str, tuple[int, ...]]
+
+# channel names by which nnU-Net normalises otherwise than by the image's own mean and deviation
+# (preprocessing/normalization/map_channel_name_to_normalization.py)
+_OWN_NORMALISATION: Final = {"ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1"}
+NOT_NORMALISED: Final = "noNorm"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a source brings. ``labels``: None, where it takes the spec's; empty: unreadable."""
+
+    key: str
+    labels: Mapping[str, int] | None
+    regions: Regions
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What holds for all sources, and who differs."""
+
+    labels: Mapping[str, int]
+    regions: Regions
+    channels: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
+    """Labels, regions and channels of a job. The spec's regions hold for all that bring none."""
+    of_spec, problems = _regions(spec, parts)
+    labels: Mapping[str, int] = {}
+    regions: Regions = {}
+    channels: tuple[str, ...] = ()
+    for part in parts:
+        own = spec.label_values if part.labels is None else part.labels
+        if not own:  # unreadable, which is told
+            continue
+        of_part = part.regions or of_spec
+        if labels and not _same(labels, own, regional=bool(regions and of_part)):
+            problems.append(f"{part.key}: labels {dict(own)} differ from {dict(labels)} before it")
+        elif labels and dict(of_part) != dict(regions):
+            told = [dict(some) or "none" for some in (of_part, regions)]
+            problems.append(f"{part.key}: regions {told[0]} differ from {told[1]} before it")
+        if channels and part.channels and _normalised(channels) != _normalised(part.channels):
+            problems.append(
+                f"{part.key}: channels {part.channels} differ from {channels} before it"
+            )
+        if part.labels is None or not labels:  # the spec's names are those of the files' labels
+            labels = own
+        regions = regions or of_part
+        channels = channels or part.channels
+    return Agreement(dict(labels), dict(regions), channels, tuple(problems))
+
+
+def _regions(spec: JobSpec, parts: Sequence[Terms]) -> tuple[Regions, list[str]]:
+    """The spec's, outer ones first, and what is wrong with them."""
+    known = {value for part in parts for value in (part.labels or spec.label_values).values()}
+    known = known or set(spec.label_values.values())
+    problems = [
+        f"regions.{name}: no label has the value {value}"
+        for name, values in spec.regions.items()
+        for value in sorted(set(values) - known)
+    ]
+    try:
+        return outer_first(spec.regions), problems
+    except ValueError as error:
+        return {}, [*problems, f"regions: {error}"]
+
+
+def _same(one: Mapping[str, int], other: Mapping[str, int], *, regional: bool) -> bool:
+    """With regions, what a value is called alone is of no consequence."""
+    return set(one.values()) == set(other.values()) if regional else dict(one) == dict(other)
+
+
+def _normalised(channels: tuple[str, ...]) -> tuple[str | None, ...]:
+    return tuple(n.casefold() if n.casefold() in _OWN_NORMALISATION else None for n in channels)

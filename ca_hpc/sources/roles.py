@@ -1,0 +1,24 @@
+"""Names of the parts of a split, as lists and tables write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+ROLES: Final[Mapping[str, str]] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "test": "test",
+}
+
+
+def role(written: str | None) -> tuple[str | None, str | None]:
+    """``train``, ``val`` or the name of a test set, and what is wrong with it."""
+    if not written:
+        return None, None
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written) is None:  # it becomes part of file names
+        return None, f"split {written!r}: use letters, digits, - and _ only"
+    return ROLES.get(written, written), None

@@ -1,0 +1,228 @@
+"""Task assemble: the prepared cases become a raw nnU-Net data set in RPI, split by person.
+
+Whole or not at all: it is linked together as a draft and published by one rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ca_hpc.core.codec import encode
+from ca_hpc.core.data_spec import Crop, PackSource, Shares
+from ca_hpc.core.record import Case, Cases
+from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.splits import Division, divide
+from ca_hpc.errors import CaHpcError
+from ca_hpc.imaging.case_table import places, table
+from ca_hpc.imaging.conversion import conversion_of
+from ca_hpc.imaging.convert import Converted
+from ca_hpc.imaging.prepared import PreparedFolder, Record
+from ca_hpc.nnunet.raw_dataset import TRAINING_FOLDERS, dataset_json, folders_of_test_set
+from ca_hpc.report.data_page import write_data_page
+from ca_hpc.steps.assembled import RECORD, assembled, is_assembled
+from ca_hpc.steps.entry import StepCall, main
+from ca_hpc.steps.prepare import convert_missing
+from ca_hpc.store import atomic
+
+OWNER = "assemble"
+
+
+def assemble(call: StepCall) -> None:
+    """Write ``nnunet/raw/DATASET``, ``cases.tsv``, ``splits.json``, ``test_sets.json``.
+
+    Raises CaHpcError with all problems of the cases, and then leaves no data set.
+    """
+    run = call.run
+    if is_assembled(run):
+        call.say(f"{run.cases.dataset} is there already")
+    else:
+        _assemble(call)
+    shutil.rmtree(run.prepared, ignore_errors=True)
+    write_data_page(run)
+
+
+def _assemble(call: StepCall) -> None:
+    run, spec, data = call.run, call.run.spec, call.run.cases
+    conversion = conversion_of(spec, data)
+    # usually nothing: files that were repaired since, or a shard's work that was lost
+    convert_missing(call, data.cases, conversion, owner=OWNER)
+    folder = PreparedFolder(run.prepared)
+    records = {case.id: folder.record(case, conversion) for case in data.cases}
+    found = {case: record for case, record in records.items() if record is not None}
+    if len(found) < len(records):
+        raise CaHpcError("the files of some cases change all the time", hint="wait, then retry")
+    skipped, problems = _skipped(found), _problems(data.cases, found)
+    if problems and (spec.prepare.on_error == "fail" or len(problems) == len(data.cases)):
+        raise _unusable(spec, data, problems)
+    used = [case for case in data.cases if case.id not in {**skipped, **problems}]
+    division = divide(used, spec.splits, shares=_shares(spec))
+    drafts = folder.drafts(OWNER, call.attempt.name)
+    draft = drafts / data.dataset
+    _link(folder.path, draft, _files(division, found))
+    atomic.write_text(draft / "dataset.json", _json(_dataset_json(spec, data, used, division)))
+    converted = {id_: record.converted for id_, record in found.items() if record.converted}
+    rows = table(
+        data.cases,
+        converted=converted,
+        places=places(division),
+        problems={**skipped, **problems},
+    )
+    target = run.raw / data.dataset
+    run.raw.mkdir(parents=True, exist_ok=True)
+    if target.exists():  # of other files than now; away before anything is said of the new one
+        target.replace(drafts / "former")
+    atomic.write_text(run.file("cases.tsv"), rows)
+    atomic.write_text(run.file("splits.json"), _json(division.folds))
+    atomic.write_text(run.file("test_sets.json"), _json(division.tests))
+    made_of = assembled(run, (found[case.id].inputs for case in data.cases))
+    atomic.write_text(run.file(RECORD), encode(made_of))
+    draft.replace(target)
+    for sentence in _told(spec, used, division, converted, skipped={**skipped, **problems}):
+        call.say(sentence)
+
+
+def _skipped(records: Mapping[str, Record]) -> dict[str, str]:
+    """Why cases are left out with which nothing is wrong, by id."""
+    return {
+        case: record.converted.left_out
+        for case, record in records.items()
+        if record.converted is not None and record.converted.left_out is not None
+    }
+
+
+def _problems(cases: Sequence[Case], records: Mapping[str, Record]) -> dict[str, str]:
+    """What is wrong with cases, by id. Of cases with the same images all but the first by id."""
+    out: dict[str, str] = {}
+    first: dict[str, Case] = {}
+    for case in sorted(cases, key=lambda case: case.id):
+        record = records[case.id]
+        if record.problem is not None:
+            out[case.id] = record.problem
+        elif record.converted is not None and record.converted.left_out is None:
+            same = first.setdefault(record.converted.content_sha256, case)
+            if same is not case:
+                out[case.id] = (
+                    f"{', '.join(case.images)}: holds the same image as {', '.join(same.images)}"
+                )
+    return out
+
+
+def _unusable(spec: JobSpec, data: Cases, problems: Mapping[str, str]) -> CaHpcError:
+    """The error that tells all: what is wrong with cases, and with how they are divided."""
+    lines = [
+        f"{len(problems)} of {len(data.cases)} cases cannot be used",
+        *problems.values(),
+    ]
+    try:
+        divide(data.cases, spec.splits, shares=_shares(spec))
+    except CaHpcError as error:
+        lines.append(error.message)
+    return CaHpcError(
+        "\n".join(lines),
+        hint="repair them, or exclude them from `data:`, and submit again; "
+        "`prepare: {on_error: skip}` leaves them out",
+    )
+
+
+def _shares(spec: JobSpec) -> dict[str, Shares]:
+    """Shares of their own, by the name of the source."""
+    return {
+        source.name or f"s{position + 1}": source.split
+        for position, source in enumerate(spec.data)
+        if not isinstance(source, PackSource) and isinstance(source.split, Shares)
+    }
+
+
+def _dataset_json(
+    spec: JobSpec, data: Cases, used: Sequence[Case], division: Division
+) -> dict[str, Any]:
+    channels = {len(case.images) for case in used}
+    if len(channels) != 1:
+        raise CaHpcError(
+            f"cases have different numbers of channels: {sorted(channels)}",
+            hint="give every case the same channels",
+        )
+    return dataset_json(
+        data,
+        images=channels.pop(),
+        masks=tuple(spec.mask_channels),
+        training=len(_seen(division)),
+        crop=None if spec.crop == "none" else spec.crop,
+    )
+
+
+def _seen(division: Division) -> list[str]:
+    """What training sees: nnU-Net plans and normalises by all of ``imagesTr``."""
+    return sorted({case for fold in division.folds for role in fold.values() for case in role})
+
+
+def _files(division: Division, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
+    """What is linked to where: paths below the prepared folder and below the data set."""
+    used: dict[tuple[str, str], Sequence[str]] = {TRAINING_FOLDERS: _seen(division)}
+    used |= {folders_of_test_set(name): cases for name, cases in division.tests.items()}
+    for (images, labels), cases in used.items():
+        folders = {"images": images, "labels": labels}
+        for case in cases:
+            for output in records[case].outputs:
+                kind, _, name = output.path.partition("/")
+                yield output.path, f"{folders[kind]}/{name}"
+
+
+def _link(source: Path, target: Path, files: Iterator[tuple[str, str]]) -> None:
+    """Hard links, as far as the file system has them: the images are there once."""
+    target.mkdir()
+    for old, new in files:
+        (target / new).parent.mkdir(exist_ok=True)
+        try:
+            os.link(source / old, target / new)
+        except OSError:
+            shutil.copyfile(source / old, target / new)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _told(
+    spec: JobSpec,
+    used: Sequence[Case],
+    division: Division,
+    converted: Mapping[str, Converted],
+    *,
+    skipped: Mapping[str, str],
+) -> Iterator[str]:
+    """A sentence per fact; which cases they are is in ``cases.tsv``."""
+    people = {(case.people or case.source, case.person) for case in used}
+    sources = {case.source for case in used}
+    yield f"{len(used)} cases of {len(people)} people from {_plural(len(sources), 'source')}"
+    folds = _plural(len(division.folds), "fold")
+    yield f"{len(_seen(division))} to train and validate with, in {folds}"
+    for name, cases in division.tests.items():
+        yield f"{len(cases)} in the test set {name}"
+    if skipped:
+        yield f"{len(skipped)} left out:"
+        yield from skipped.values()
+    if spec.crop != "none":
+        yield _about_crop(spec.crop, [converted[case.id] for case in used])
+
+
+def _plural(count: int, thing: str) -> str:
+    return f"{count} {thing}" + "s" * (count != 1)
+
+
+def _about_crop(crop: Crop, found: Sequence[Converted]) -> str:
+    """What the crop did to the cases."""
+    whole = sum(not each.cropped for each in found)
+    losing = sum(any(each.label_voxels_lost.values()) for each in found)
+    told = f"{len(found) - whole} of them cut to {crop.to} and {crop.margin:g} mm on each side"
+    told += f", {whole} whole for want of {crop.to}" * bool(whole)
+    return told + f"; {losing} lost a part of other labels" * bool(losing)
+
+
+if __name__ == "__main__":
+    main(assemble)
