@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ca_hpc.core.data_spec import SEEN, Folds, PersonByPattern, Shares
+from ca_hpc.core.data_spec import TAKEN, Folds, PersonByPattern, Shares
 from ca_hpc.core.regions import outer_first
 from ca_hpc.core.spec import Arm, JobSpec
 from ca_hpc.core.yaml_door import Document, Place, Problem
@@ -95,7 +95,12 @@ def _labels(spec: JobSpec, document: Document) -> Iterator[Problem]:
                 document.place(("regions", name)),
                 f"regions.{name}: no label has the value {strange[0]}",
             )
-    if spec.regions:
+    if spec.regions and all(len(set(wanted)) == 1 for wanted in spec.regions.values()):
+        # nnU-Net takes them for labels then, and labels must be all there
+        yield Problem(
+            document.place(("regions",)), "regions: each is one label: leave them out, or join some"
+        )
+    elif spec.regions:
         try:
             outer_first(spec.regions)
         except ValueError as error:
@@ -121,11 +126,11 @@ def _sources(spec: JobSpec, document: Document) -> Iterator[Problem]:
         names.append(name)
         if isinstance(source.person, PersonByPattern):
             yield from _pattern(source.person.pattern, position, document)
-        if source.test_set in SEEN:
+        if source.test_set in TAKEN:
             yield Problem(
                 document.place(("data", position, "test_set")),
-                f"data[{position}].test_set: {source.test_set} is what training sees; take "
-                "another name",
+                f"data[{position}].test_set: {source.test_set} is the name of something else; take "
+                "another one",
             )
         if source.test_set is not None and source.split is not None:
             yield Problem(

@@ -24,8 +24,10 @@ from ca_hpc.core.fields import (
     Text,
 )
 
-# of nnU-Net: what training sees; names of test sets are free but for these
+# of nnU-Net: what training sees
 SEEN: Final = ("train", "val")
+# names that tables and scores have for other things than test sets
+TAKEN: Final = (*SEEN, "validation", "folds", "skipped")
 TEST: Final = "test"  # the test set of shares and of lists
 LISTS: Final = (".yml", ".yaml", ".txt", ".tsv", ".csv", ".json")
 

@@ -225,7 +225,7 @@ def _owner(kind: Any, value: Any, path: Path, *, meant: Sequence[str | int]) -> 
     owners = [k for k in _members(kind) if dataclasses.is_dataclass(k)]
     tag = value.get("type") if isinstance(value, dict) else None
     tagged = [k for k in owners if tag is not None and _tag(k) == tag]
-    named = [k for k in owners if k.__name__ in meant]
+    named = [k for k in owners if getattr(k, "__name__", "") in meant]
     return next(iter(tagged or named or owners), None)
 
 

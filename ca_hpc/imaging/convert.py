@@ -96,21 +96,11 @@ def convert_case(case: Case, conversion: Conversion, *, images: Path, labels: Pa
     box = _box(label, conversion.keep, first.affine)
     content = hashlib.sha256()
     digests = []
-    for number, path in enumerate(case.images):
-        channel = on_grid(path) if number else first
-        _examine(channel, content.update)
+    channels = _channels(case, conversion, first, read=on_grid, content=content.update)
+    for number, channel in enumerate(channels):
         write_volume(images / f"{case.id}_{number:04d}.nii.gz", channel, box)
         digests.append(channel.sha256)
-    for number, (path, name) in enumerate(
-        zip(case.masks, conversion.masks, strict=True), start=len(case.images)
-    ):
-        channel = on_grid(path)
-        mask = mask_of(channel.values(), channel.path, name=name)
-        channel = replace(channel, voxels=mask.view(np.uint8), slope=1.0, intercept=0.0)
-        write_volume(images / f"{case.id}_{number:04d}.nii.gz", channel, box)
-        digests.append(channel.sha256)
-    written = replace(first, voxels=label, slope=1.0, intercept=0.0)
-    write_volume(labels / f"{case.id}.nii.gz", written, box)
+    write_volume(labels / f"{case.id}.nii.gz", _of_values(first, label), box)
     kept = _counted(label[box], conversion.targets)
     return replace(
         converted,
@@ -119,6 +109,29 @@ def convert_case(case: Case, conversion: Conversion, *, images: Path, labels: Pa
         crop=tuple((side.start, side.stop) for side in box) if box else None,
         label_voxels_lost={name: count - kept[name] for name, count in voxels.items()},
     )
+
+
+def _channels(
+    case: Case,
+    conversion: Conversion,
+    first: Volume,
+    *,
+    read: Callable[[str], Volume],
+    content: Callable[[bytes | memoryview], None],
+) -> Iterator[Volume]:
+    """Images, then masks, one at a time; ``content`` is told the images' values."""
+    for path in case.images:
+        image = first if path == case.images[0] else read(path)
+        _examine(image, content)
+        yield image
+    for path, name in zip(case.masks, conversion.masks, strict=True):
+        mask = read(path)
+        yield _of_values(mask, mask_of(mask.values(), mask.path, name=name).view(np.uint8))
+
+
+def _of_values(volume: Volume, values: NDArray[np.uint8]) -> Volume:
+    """``volume`` with other voxels."""
+    return replace(volume, voxels=values, slope=1.0, intercept=0.0)
 
 
 def _label_map(

@@ -32,28 +32,30 @@ def merged(files: Iterable[Stored], labels: Mapping[str, Label]) -> Map:
     Masks are painted in ascending order of their labels' values, so that a lesion (2) lies over the
     cord (1). Raises BadCase for values that are not expected and for a label without a file.
     """
-    masks: dict[str, Mask] = {}
-    out: Map | None = None
-    read: list[Path] = []
-    for name, values, path in files:
-        read.append(path)
-        if name is not None:
-            masks[name] = mask_of(values, path, name=name, from_values=labels[name].from_values)
-        elif len(labels) == 1:
-            ((only, rule),) = labels.items()
-            taken = rule.from_values
-            masks[only] = _equal(values, taken) if taken else _above_half(values, path)
-        else:
-            out = _expected(values, path, labels)
+    understood = [(file.path, *_understood(file, labels)) for file in files]
+    masks = {name: mask for _, name, mask in understood if name is not None}
+    maps = [label_map for _, name, label_map in understood if name is None]
     missing = [name for name in labels if name not in masks]
-    if out is None and missing:
-        told = ", ".join(map(str, read))
+    if missing and not maps:
+        told = ", ".join(str(path) for path, _, _ in understood)
         raise BadCase(f"{told}: no file of label {' and '.join(missing)}", hint="give one")
-    if out is None:
-        out = np.zeros_like(masks[next(iter(masks))], np.uint8)
+    out = maps[0] if maps else np.zeros_like(masks[next(iter(masks))], np.uint8)
     for name in sorted(masks, key=lambda name: labels[name].value):
         np.copyto(out, np.uint8(labels[name].value), where=masks[name])
     return out
+
+
+def _understood(file: Stored, labels: Mapping[str, Label]) -> tuple[str | None, NDArray[Any]]:
+    """A label's name and its mask; or None and a map of all labels."""
+    if file.label is not None:
+        taken = labels[file.label].from_values
+        return file.label, mask_of(file.values, file.path, name=file.label, from_values=taken)
+    if len(labels) > 1:
+        return None, _expected(file.values, file.path, labels)
+    ((name, rule),) = labels.items()
+    if rule.from_values:
+        return name, _equal(file.values, rule.from_values)
+    return name, _above_half(file.values, file.path)
 
 
 def mask_of(

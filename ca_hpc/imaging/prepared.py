@@ -151,19 +151,23 @@ def _convert(case: Case, conversion: Conversion, draft: Path) -> Converted:
         folder.mkdir()
     if case.archive is None:
         return convert_case(case, conversion, images=images, labels=labels)
+
+    def by_member(told: str) -> str:  # a draft's name tells nobody anything
+        return told.replace(f"{members}/", f"{case.archive}: ")
+
     try:
         files = _taken(case, _pack(case.archive), into=members)
-        return convert_case(files, conversion, images=images, labels=labels)
-    except BadCase as error:  # a draft's name tells nobody anything
-        told = error.message.replace(f"{members}/", f"{case.archive}: ")
-        raise BadCase(told, hint=error.hint) from error
+        done = convert_case(files, conversion, images=images, labels=labels)
+    except BadCase as error:
+        raise BadCase(by_member(error.message), hint=error.hint) from error
+    return replace(done, left_out=by_member(done.left_out)) if done.left_out else done
 
 
 def _taken(case: Case, pack: Pack, *, into: Path) -> Case:
     """``case`` with its members as files."""
 
     def take(member: str) -> str:
-        return str(pack.take(member, into))
+        return str(pack.take(member, into=into))
 
     return replace(
         case,

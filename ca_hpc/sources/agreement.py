@@ -19,12 +19,16 @@ NOT_NORMALISED: Final = "noNorm"
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a source brings. ``labels``: None, where it takes the spec's; empty: unreadable."""
+    """What a source brings. ``labels``: None, where it takes the spec's; empty: unreadable.
+
+    ``in_maps``: its label files hold values, so that it does not matter what they are called.
+    """
 
     key: str
     labels: Mapping[str, int] | None
     regions: Regions
     channels: tuple[str, ...]
+    in_maps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,14 @@ def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
     labels: Mapping[str, int] = {}
     regions: Regions = {}
     channels: tuple[str, ...] = ()
+    in_maps = True  # whether all sources so far are
     for part in parts:
         own = spec.label_values if part.labels is None else part.labels
         if not own:  # unreadable, which is told
             continue
         of_part = part.regions or of_spec
-        if labels and not _same(labels, own, regional=bool(regions and of_part)):
+        by_value = bool(regions and of_part) and (in_maps or part.in_maps)
+        if labels and not _same(labels, own, by_value=by_value):
             problems.append(f"{part.key}: labels {dict(own)} differ from {dict(labels)} before it")
         elif labels and dict(of_part) != dict(regions):
             told = [dict(some) or "none" for some in (of_part, regions)]
@@ -57,8 +63,9 @@ def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
             problems.append(
                 f"{part.key}: channels {part.channels} differ from {channels} before it"
             )
-        if part.labels is None or not labels:  # the spec's names are those of the files' labels
+        if not labels or (in_maps and not part.in_maps):  # names that files of labels go by
             labels = own
+        in_maps = in_maps and part.in_maps
         regions = regions or of_part
         channels = channels or part.channels
     return Agreement(dict(labels), dict(regions), channels, tuple(problems))
@@ -79,9 +86,8 @@ def _regions(spec: JobSpec, parts: Sequence[Terms]) -> tuple[Regions, list[str]]
         return {}, [*problems, f"regions: {error}"]
 
 
-def _same(one: Mapping[str, int], other: Mapping[str, int], *, regional: bool) -> bool:
-    """With regions, what a value is called alone is of no consequence."""
-    return set(one.values()) == set(other.values()) if regional else dict(one) == dict(other)
+def _same(one: Mapping[str, int], other: Mapping[str, int], *, by_value: bool) -> bool:
+    return set(one.values()) == set(other.values()) if by_value else dict(one) == dict(other)
 
 
 def _normalised(channels: tuple[str, ...]) -> tuple[str | None, ...]:

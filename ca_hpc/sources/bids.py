@@ -21,52 +21,60 @@ def list_bids(source: Bids, spec: JobSpec, *, here: Path, key: str) -> Listing:
     """Images ``sub-*/[ses-*/]DATATYPE/*.nii.gz`` below ``images``, labels in the same place below
     ``labels``, named by the image's stem and a suffix.
     """
-    problems: list[str] = []
     remarks: list[str] = []
     suffixes = label_suffixes(source, spec)
-    problems += [f"{key}.{said}" for said in _unsaid(suffixes, spec)]
-    masks = {name: _bare(suffix) for name, suffix in spec.mask_channels.items()}
+    problems = [f"{key}.{said}" for said in _unsaid(suffixes, spec)]
     table = _participants(here / TABLE, problems if _needs_table(source) else remarks)
-    rows = {
-        f"sub-{row.get('participant_id', '').removeprefix('sub-')}": row
-        for row in (table.rows.values() if table else ())
-    }
+    rows = _by_subject(table) if table else {}
     if table and len(rows) < len(table.rows) and _needs_table(source):
         problems.append(f"{here / TABLE}: a participant_id is missing or given twice")
     there = Folders(problems)
-    found = []
-    for relative in sorted(_images(here / source.images, there)):
-        image = here / source.images / relative
-        start, told = stem(image.name), entities(image.name)
-        subject = f"sub-{told['sub']}" if "sub" in told else relative.parts[0]
-        row = rows.get(subject, {})
-        beside = here / source.labels / relative.parent / start  # what their names begin with
-        of_labels = {label: there.image(beside, suffix) for label, suffix in suffixes.items()}
-        of_masks = {mask: there.image(beside, suffix) for mask, suffix in masks.items()}
-        found.append(
-            Found(
-                stem=start,
-                folder=here,
-                images=(image,),
-                labels=tuple(LabelFile(p, label) for label, p in of_labels.items() if p),
-                masks=tuple(filter(None, of_masks.values())),
-                subject=subject,
-                session=told.get("ses"),
-                contrast=_contrast(start, source.contrasts),
-                pathology=_value(row.get(source.pathology)),
-                row=row,
-                lacking=tuple(
-                    name or "label" for name, p in (*of_labels.items(), *of_masks.items()) if not p
-                ),
-            )
-        )
+    masks = {name: stem(suffix) for name, suffix in spec.mask_channels.items()}
     return Listing(
-        found=tuple(found),
+        found=tuple(
+            _found(source, relative, suffixes, masks=masks, rows=rows, here=here, there=there)
+            for relative in sorted(_images(here / source.images, there))
+        ),
         empty=f"no images found: {here / source.images} holds no sub-*/**/*.nii.gz",
         table=TABLE,
         columns=table.columns if table else None,
         problems=tuple(problems),
         remarks=tuple(remarks),
+    )
+
+
+def _found(
+    source: Bids,
+    relative: Path,
+    suffixes: Mapping[str | None, str],
+    *,
+    masks: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, str]],
+    here: Path,
+    there: Folders,
+) -> Found:
+    """The image at ``relative`` with what there is of its labels and masks."""
+    image = here / source.images / relative
+    start, told = stem(image.name), entities(image.name)
+    subject = f"sub-{told['sub']}" if "sub" in told else relative.parts[0]
+    row = rows.get(subject, {})
+    beside = here / source.labels / relative.parent / start  # what their names begin with
+    of_labels = {label: there.image(beside, suffix) for label, suffix in suffixes.items()}
+    of_masks = {mask: there.image(beside, suffix) for mask, suffix in masks.items()}
+    return Found(
+        stem=start,
+        folder=here,
+        images=(image,),
+        labels=tuple(LabelFile(p, label) for label, p in of_labels.items() if p),
+        masks=tuple(filter(None, of_masks.values())),
+        subject=subject,
+        session=told.get("ses"),
+        contrast=_contrast(start, source.contrasts),
+        pathology=_value(row.get(source.pathology)),
+        row=row,
+        lacking=tuple(
+            name or "label" for name, p in (*of_labels.items(), *of_masks.items()) if not p
+        ),
     )
 
 
@@ -89,12 +97,12 @@ def label_suffixes(source: Bids, spec: JobSpec) -> Mapping[str | None, str]:
     """What label files end in, by label; by None, of a map of all of them. Not yet checked."""
     match source.label_suffix:
         case str() as suffix:
-            return {None: _bare(suffix)}
+            return {None: stem(suffix)}
         case None:
             rules = spec.label_rules.items()
-            return {name: _bare(rule.suffix) for name, rule in rules if rule.suffix}
+            return {name: stem(rule.suffix) for name, rule in rules if rule.suffix}
         case suffixes:
-            return {name: _bare(suffix) for name, suffix in suffixes.items()}
+            return {name: stem(suffix) for name, suffix in suffixes.items()}
 
 
 def _unsaid(suffixes: Mapping[str | None, str], spec: JobSpec) -> Iterator[str]:
@@ -172,6 +180,14 @@ def _participants(path: Path, told: list[str]) -> Table | None:
         return None
 
 
+def _by_subject(table: Table) -> Mapping[str, Mapping[str, str]]:
+    """Rows by subject, which BIDS wants with ``sub-``, and not every table has."""
+    return {
+        f"sub-{row.get('participant_id', '').removeprefix('sub-')}": row
+        for row in table.rows.values()
+    }
+
+
 def _needs_table(source: Bids) -> bool:
     own = source.pathology != "pathology"
     return bool(source.where) or own or isinstance(source.person, PersonByColumn)
@@ -185,7 +201,3 @@ def _contrast(stem: str, contrasts: tuple[str, ...]) -> str:
 
 def _value(cell: str | None) -> str | None:
     return None if cell in (None, "", "n/a") else cell  # BIDS writes n/a for what is not known
-
-
-def _bare(suffix: str) -> str:
-    return stem(suffix)

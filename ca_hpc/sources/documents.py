@@ -89,15 +89,21 @@ def read_yaml_texts(path: Path) -> Any:
 def read_json(path: Path) -> Any:
     """The value of a JSON file. Raises Unreadable."""
     try:
-        return json.loads(read_text(path, kind="JSON"))
+        return json.loads(read_text(path, kind="JSON"), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise Unreadable(f"{path}:{error.lineno}:{error.colno}: {error.msg}") from error
     except RecursionError as error:
         raise Unreadable(f"{path}: too deeply nested") from error
     except Unreadable:
         raise
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a key twice, a number of thousands of digits
         raise Unreadable(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is given twice")
+    return dict(pairs)
 
 
 def read_text(path: Path, *, kind: str, most: int = MOST_BYTES) -> str:

@@ -10,7 +10,7 @@ from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.bids import no_labels
 from ca_hpc.sources.files import trouble
 from ca_hpc.sources.found import Found, Listing
-from ca_hpc.sources.names import first_three
+from ca_hpc.sources.names import IMAGE_ENDINGS, first_three
 
 
 def of_image(found: Found, *, fetched_later: bool) -> Iterator[str]:
@@ -20,7 +20,9 @@ def of_image(found: Found, *, fetched_later: bool) -> Iterator[str]:
     images = [*map(str, found.images)]
     others = [*found.masks, *(label.path for label in found.labels)]
     for file in dict.fromkeys((*images, *others)):
-        if (wrong := trouble(file, fetched_later=fetched_later)) is not None:
+        if not file.endswith(IMAGE_ENDINGS):
+            yield f"{start}{file} is no .nii and no .nii.gz"
+        elif (wrong := trouble(file, fetched_later=fetched_later)) is not None:
             yield start + wrong
     for file in sorted(set(images) & set(others)):
         yield f"{start}{file} is an image and its own label"
@@ -50,7 +52,9 @@ def partial(found: Iterable[Found], *, name: str) -> Iterator[str]:
             key = (" and a ".join(there), " and no ".join(each.lacking))
             groups.setdefault(key, []).append(each.stem)
     for (has, lacks), stems in groups.items():
-        images = f"1 image of {name} has" if len(stems) == 1 else f"{len(stems)} of {name} have"
+        images = (
+            f"1 image of {name} has" if len(stems) == 1 else f"{len(stems)} images of {name} have"
+        )
         yield f"{images} a {has} but no {lacks} file; left out: {first_three(stems)}"
 
 

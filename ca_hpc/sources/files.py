@@ -15,40 +15,29 @@ _POINTERS: Final = (b"/annex/objects/", b"version https://git-lfs")
 _MOST_IN_POINTER: Final = 1024
 
 
-def not_fetched(file: str) -> str | None:
-    """Why the contents of ``file`` are elsewhere: a link to nothing, a pointer. None: they are not.
-
-    Raises OSError where there is nothing of this name at all.
-    """
-    try:
-        found = Path(file).stat()
-    except OSError:
-        if stat.S_ISLNK(os.lstat(file).st_mode):
-            return "is a link to nothing"
-        raise
-    if stat.S_ISREG(found.st_mode) and found.st_size <= _MOST_IN_POINTER:
-        with Path(file).open("rb") as stream:
-            if stream.read(max(map(len, _POINTERS))).startswith(_POINTERS):
-                return "only points to its contents"
-    return None
-
-
 def trouble(file: str, *, fetched_later: bool) -> str | None:
     """What is wrong with a file of a case, as a line. With ``fetched_later`` it may be absent."""
     try:
         file.encode()
+        found = Path(file).stat()
+        if not stat.S_ISREG(found.st_mode):
+            return f"{file} is no file"
+        if found.st_size > _MOST_IN_POINTER or not _is_pointer(file):
+            return None if os.access(file, os.R_OK) else f"{file} may not be read"
+        return None if fetched_later else f"{file} only points to its contents: fetch it"
     except UnicodeEncodeError:
         return f"{file}: its name is no UTF-8 text"
-    try:
-        if (reason := not_fetched(file)) is not None:
-            return None if fetched_later else f"{file} {reason}: fetch it"
-        if not Path(file).is_file():
-            return f"{file} is no file"
-        return None if os.access(file, os.R_OK) else f"{file} may not be read"
     except FileNotFoundError:
-        return f"{file} does not exist"
+        if not Path(file).is_symlink():
+            return f"{file} does not exist"
+        return None if fetched_later else f"{file} is a link to nothing: fetch it"
     except (OSError, ValueError) as error:  # ValueError: a null character
         return f"{file}: {getattr(error, 'strerror', None) or error}"
+
+
+def _is_pointer(file: str) -> bool:
+    with Path(file).open("rb") as stream:
+        return stream.read(max(map(len, _POINTERS))).startswith(_POINTERS)
 
 
 def missing_files(cases: Cases) -> list[str]:

@@ -44,7 +44,7 @@ class Listing:
 
     found: tuple[Found, ...] = ()
     empty: str
-    table: str = "a table"
+    table: str = "table"
     columns: tuple[str, ...] | None = None
     labels: Mapping[str, int] | None = None
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

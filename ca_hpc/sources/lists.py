@@ -6,6 +6,7 @@ entries are subjects or file names, with the reason as a comment of YAML or afte
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,12 +30,15 @@ def of_document(path: Path, value: Any) -> Iterator[str]:
             for item in value:
                 yield from _of_item(path, item)
         case dict():
+            by_topic = any(isinstance(under, list) for under in value.values())
             for key, under in value.items():
                 match under:
                     case list():
                         yield from of_document(path, under)
                     case dict():
                         yield from map(str, under)
+                    case "" | None if by_topic:  # a topic with nothing in it
+                        continue
                     case _:
                         yield str(key)  # the rest is why
         case "" | None:
@@ -45,14 +49,14 @@ def of_document(path: Path, value: Any) -> Iterator[str]:
 
 def _of_item(path: Path, item: Any) -> Iterator[str]:
     match item:
-        case dict():
+        case dict() if len(item) == 1:  # and why
             yield from map(str, item)
         case str() | int() | float() if not isinstance(item, bool):
             yield str(item).strip()
         case None:
             return
         case _:
-            raise Unreadable(f"{path}: {str(item)[:80]} is no subject and no image")
+            raise Unreadable(f"{path}: {reprlib.repr(item)} is no subject and no image")
 
 
 def _text(path: Path) -> Iterator[str]:

@@ -92,12 +92,11 @@ def _labels(row: Mapping[str, str], spec: JobSpec) -> Mapping[str | None, str]:
 
 
 def _of_columns(columns: tuple[str, ...], spec: JobSpec) -> Iterator[str]:
-    wanted = ["image", "subject", *(f"mask_{name}" for name in spec.mask_channels)]
-    if "label" not in columns:
-        wanted += [f"label_{name}" for name in spec.labels]
-    missing = [name for name in wanted if name not in columns]
-    if len(missing) == len(spec.labels) and all(name.startswith("label_") for name in missing):
-        missing = ["label"]
+    by_label = [f"label_{name}" for name in spec.labels]
+    if "label" in columns or not any(name in columns for name in by_label):
+        by_label = ["label"]
+    masks = [f"mask_{name}" for name in spec.mask_channels]
+    missing = [n for n in ("image", *by_label, "subject", *masks) if n not in columns]
     if missing:
         known = ", ".join(filter(None, columns)) or "none"
         yield f"no column {' and no '.join(missing)}; its columns: {known}"

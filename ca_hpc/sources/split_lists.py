@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ca_hpc.core.data_spec import PackSource, SplitFile
 from ca_hpc.core.record import Case
+from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.documents import Unreadable, read_json, read_yaml_texts
 from ca_hpc.sources.lists import of_document
 from ca_hpc.sources.names import first_three
@@ -24,6 +26,33 @@ class Assigned:
     cases: tuple[Case, ...]
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+
+def with_lists(spec: JobSpec, cases: Sequence[Case]) -> Assigned:
+    """The cases with what files of lists say of them: their source's own, else the job's.
+
+    What has its role already keeps it.
+    """
+    own = {
+        source.name or f"s{position + 1}": (source.split, f"data[{position}].split")
+        for position, source in enumerate(spec.data)
+        if not isinstance(source, PackSource) and source.split is not None
+    }
+    by_file: dict[tuple[str, str] | None, list[Case]] = {}
+    for case in cases:
+        split, key = own.get(case.source, (spec.splits, "splits"))
+        listed = (split.file, key) if isinstance(split, SplitFile) and not case.split else None
+        by_file.setdefault(listed, []).append(case)
+    parts = [
+        Assigned(tuple(of)) if given is None else assign(of, Path(given[0]), key=given[1])
+        for given, of in by_file.items()
+    ]
+    place = {case.id: i for i, case in enumerate(cases)}
+    return Assigned(
+        tuple(sorted((case for part in parts for case in part.cases), key=lambda c: place[c.id])),
+        tuple(problem for part in parts for problem in part.problems),
+        tuple(remark for part in parts for remark in part.remarks),
+    )
 
 
 def assign(cases: Sequence[Case], file: Path, *, key: str) -> Assigned:

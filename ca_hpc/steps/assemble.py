@@ -23,7 +23,6 @@ from ca_hpc.imaging.conversion import conversion_of
 from ca_hpc.imaging.convert import Converted
 from ca_hpc.imaging.prepared import PreparedFolder, Record
 from ca_hpc.nnunet.raw_dataset import TRAINING_FOLDERS, dataset_json, folders_of_test_set
-from ca_hpc.report.data_page import write_data_page
 from ca_hpc.steps.assembled import RECORD, assembled, is_assembled
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.steps.prepare import convert_missing
@@ -38,12 +37,17 @@ def assemble(call: StepCall) -> None:
     Raises CaHpcError with all problems of the cases, and then leaves no data set.
     """
     run = call.run
+    page = run.file("data.html")
     if is_assembled(run):
         call.say(f"{run.cases.dataset} is there already")
     else:
+        page.unlink(missing_ok=True)
         _assemble(call)
     shutil.rmtree(run.prepared, ignore_errors=True)
-    write_data_page(run)
+    if not page.exists():
+        from ca_hpc.report.data_page import write_data_page  # with matplotlib behind it
+
+        write_data_page(run)
 
 
 def _assemble(call: StepCall) -> None:
@@ -106,10 +110,12 @@ def _problems(cases: Sequence[Case], records: Mapping[str, Record]) -> dict[str,
         elif record.converted is not None and record.converted.left_out is None:
             same = first.setdefault(record.converted.content_sha256, case)
             if same is not case:
-                out[case.id] = (
-                    f"{', '.join(case.images)}: holds the same image as {', '.join(same.images)}"
-                )
+                out[case.id] = f"{_images(case)}: holds the same image as {_images(same)}"
     return out
+
+
+def _images(case: Case) -> str:
+    return (f"{case.archive}: " if case.archive else "") + ", ".join(case.images)
 
 
 def _unusable(spec: JobSpec, data: Cases, problems: Mapping[str, str]) -> CaHpcError:

@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import overhead, startup, submission, weights
+from tests.bench import overhead, prepare, startup, submission, weights
 from tests.lab import slurm
 from tests.lab.places import cache_root
 
 ALONE: dict[str, Callable[[Path], None]] = {
     "startup": startup.measure,
     "weights": weights.measure,
+    "prepare": prepare.measure,
 }
 ON_SLURM: dict[str, Callable[[Path], None]] = {
     "submission": submission.measure,

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from ca_hpc.core import door
-from ca_hpc.core.record import Case, Cases
+from ca_hpc.core.record import Case, Cases, LabelFile
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.report.gather import read_events
 from ca_hpc.store.run_folder import RunFolder
@@ -78,7 +78,10 @@ def test_a_prepare_that_is_killed_leaves_no_converter_behind(tmp_path: Path) -> 
     file = str(tmp_path / "mask.nii")
     nib.save(nib.Nifti1Image(mask, np.eye(4)), file)
     nib.save(nib.Nifti1Image(mask, np.eye(4)), image := str(tmp_path / "image.nii"))
-    cases = [Case(f"c{i}", "s1", (image,), file, f"{i}", f"{i}", None, "T2w") for i in range(1000)]
+    label = LabelFile(file)
+    cases = [
+        Case(f"c{i}", "s1", (image,), (label,), f"{i}", f"{i}", None, "T2w") for i in range(1000)
+    ]
     run = RunFolder.create(tmp_path, "neck")
     run.write_spec("spec.json", door.read(JobSpec, SPEC, file="job.yaml"))
     run.write("cases.json", Cases("Dataset501_neck", {"cord": 1}, tuple(cases)))

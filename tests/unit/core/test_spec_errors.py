@@ -274,7 +274,8 @@ def test_an_arm_on_the_models_plans_needs_a_model_from_somewhere() -> None:
         ("labels: {a: {value: 1}, b: {value: 3}}", "7:1: labels: number them 1, 2,"),
         ("labels: {a: {valu: 1}}", "7:14: unknown key labels.a.valu; did you mean value?"),
         ("labels: {a: 1}\nregions: {x: [1, 2]}", "8:11: regions.x: no label has the value 2"),
-        ("labels: {a: 1, b: 2}\nregions: {x: [1], y: [1]}", "8:1: regions: x and y are the same"),
+        ("labels: {a: 1, b: 2}\nregions: {x: [1, 2], y: [2, 1]}", "8:1: regions: x and y are the"),
+        ("labels: {a: 1, b: 2}\nregions: {x: [1], y: [2]}", "8:1: regions: each is one label"),
         ("labels: {a: 1, b: 2}\nregions: {x: [1, 2], y: [2]}\ncrop: {to: a}",
          "9:8: crop.to: no label a; labels: x, y"),
         ("prepare: {on_error: skipp}", "7:11: prepare.on_error: should be 'fail' or 'skip'"),
@@ -290,7 +291,7 @@ def test_what_is_said_of_the_data_must_fit_together(lines: str, told: str) -> No
     [
         ("{type: bids, path: a}", "5:5: data[0].label_suffix is missing"),
         ("{type: bids, path: a, label_suffix: {lesion: _l}}", "no label lesion; labels: cord"),
-        ("{type: msd, path: a, test_set: val}", "test_set: val is what training sees"),
+        ("{type: msd, path: a, test_set: val}", "test_set: val is the name of something else"),
         ("{type: msd, path: a, test_set: x, split: {file: y}}", "all of it is the test set x"),
         ("{type: msd, path: a, split: {train: 1.0, val: 0.5}}", "data[0].split: train, val and"),
         ("{type: git, url: a, label_suffix: _s, commit: abc}", "data[0].commit"),

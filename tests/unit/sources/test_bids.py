@@ -123,7 +123,7 @@ def test_images_with_some_of_their_labels_are_left_out_in_one_remark(
     found = scanned(tmp_path, PLAIN, more=TWO)
     assert stems(found) == ["sub-01_T2w"]
     assert found.remarks == (
-        "5 of s1 have a cord but no lesion file; left out: "
+        "5 images of s1 have a cord but no lesion file; left out: "
         "sub-02_T2w, sub-03_T2w, sub-04_T2w, …",
         "1 image of s1 has a lesion but no cord file; left out: sub-07_T2w",
     )
@@ -148,9 +148,7 @@ def test_mask_channels_are_needed_and_come_in_the_specs_order(
         "sub-01_T2w_canal.nii.gz",
     ]
     assert found.channel_names == ("MRI", "noNorm", "noNorm")
-    assert found.remarks == (
-        "1 image of s1 has a label but no canal file; left out: sub-02_T2w",
-    )
+    assert found.remarks == ("1 image of s1 has a label but no canal file; left out: sub-02_T2w",)
 
 
 # --- contrasts, sessions, pathologies ------------------------------------------------------------

@@ -99,7 +99,9 @@ def test_a_table_of_subjects_may_name_sessions(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("participant_id\tsession_id\n02\tses-a\nsub-01\t\n")
     found = scanned(tmp_path, with_keys(BIDS, "exclude: [HERE/a.tsv]"))
     assert stems(found) == ["sub-02_ses-a_T2w", "sub-02_ses-b_T2w", "sub-site03_T2w"]
-    assert found.remarks == ("s1: exclude a.tsv: nothing is called 02_ses-a",)
+    assert found.remarks == (
+        "s1: exclude a.tsv: nothing is called 02_ses-a (did you mean sub-02_ses-a?)",
+    )
 
 
 def test_lists_and_entries_go_together_and_each_is_told_apart(tmp_path: Path) -> None:
@@ -119,7 +121,9 @@ def test_lists_and_entries_go_together_and_each_is_told_apart(tmp_path: Path) ->
         ("a.yml", "a:\n\t- b\n", "a.yml:2:1: found character '\\t' that cannot start any token"),
         ("a.yml", "FILES_SEG: [a]\nFILES_SEG: [b]\n", "a.yml:2:1: FILES_SEG is given twice"),
         ("a.yml", "- [a, b]\n", "a.yml: ['a', 'b'] is no subject and no image"),
-        ("a.yml", "a: &a [*a]\n", "is no subject and no image"),
+        ("a.yml", "a: &a [*a]\n", "a.yml:1:4: found unconstructable recursive node"),
+        ("a.yml", "- {image: a, label: b}\n", "'image': 'a', 'label': 'b'} is no subject"),
+        ("a.json", '{"a": [], "a": []}', "a.json: a is given twice"),
         ("a.yml", "just text\n", "a.yml: should be a list of subjects or images"),
         ("a.yml", "a\n---\nb\n", "a.yml:2:1: but found another document"),
         ("a.yml", "[" * 5000, "a.yml"),
@@ -153,8 +157,8 @@ def test_a_list_is_not_waited_for_nor_read_without_end(tmp_path: Path) -> None:
 
 
 def test_aliases_of_aliases_do_not_grow(tmp_path: Path) -> None:
-    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
-    (tmp_path / "a.yml").write_text("\n".join(["a0: &a0 [x]", *levels]))
+    levels = [f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    (tmp_path / "a.yml").write_text(f"- [&a0 [x], {', '.join(levels)}]")
     (problem,) = problems(tmp_path, with_keys(BIDS, "exclude: [HERE/a.yml]"))
     assert problem.endswith("is no subject and no image")
 
@@ -180,9 +184,7 @@ def test_columns_choose_by_their_text(tmp_path: Path, where: str, names: list[st
 def test_a_value_that_nobody_has_is_told(tmp_path: Path) -> None:
     (tmp_path / "bids/participants.tsv").write_text(TABLE)
     found = scanned(tmp_path, with_keys(BIDS, "where: {pathology: [MS, DCMs]}"))
-    assert found.remarks == (
-        "s1: where.pathology: nothing is called DCMs (did you mean DCM?)",
-    )
+    assert found.remarks == ("s1: where.pathology: nothing is called DCMs (did you mean DCM?)",)
 
 
 def test_an_unknown_column_is_a_problem_that_lists_the_columns(tmp_path: Path) -> None:

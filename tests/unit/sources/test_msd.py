@@ -30,9 +30,7 @@ def entry(stem: str, **keys: object) -> dict[str, object]:
     return {"image": f"../{stem}.nii.gz", "label": "../seg.nii.gz", **keys}
 
 
-@pytest.mark.parametrize(
-    ("train", "val"), [("train", "validation"), ("training", "val")]
-)
+@pytest.mark.parametrize(("train", "val"), [("train", "validation"), ("training", "val")])
 def test_lists_are_the_split_and_paths_count_from_the_file(
     tmp_path: Path, put: Put, write: Put, train: str, val: str
 ) -> None:
@@ -110,7 +108,11 @@ def test_further_keys_serve_as_columns(tmp_path: Path, put: Put, write: Put) -> 
         ({"train": [{"image": "a", "label": {"x": "b"}}]}, "train[0]: label x: no such label"),
         ({"train": [{"image": "a", "label": {"cord": 1}}]}, "train[0]: label.cord should be"),
         ({"test": [{"image": "a", "label": "b", "mask": "c"}]}, "test[0]: mask should be a path"),
-        ({"test": [{"image": "a\ud800", "label": "b"}]}, r"a\ud800: its name is no UTF-8 text"),
+        ({"test": [{"image": "a.mha", "label": "b.nii"}]}, "a.mha is no .nii and no .nii.gz"),
+        (
+            {"test": [{"image": "\ud800.nii", "label": "b.nii"}]},
+            r"\ud800.nii: its name is no UTF-8 text",
+        ),
     ],
 )
 def test_a_malformed_list_is_told(tmp_path: Path, write: Put, value: object, reason: str) -> None:

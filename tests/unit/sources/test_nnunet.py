@@ -241,3 +241,13 @@ def test_with_the_same_regions_what_a_value_is_called_does_not_matter(
         "data[1]: regions {'cord': (1,), 'ms': (2,)} differ from "
         "{'cord': (1, 2), 'lesion': (2,)} before it"
     ]
+
+
+@pytest.mark.usefixtures("one_case")
+def test_a_data_set_has_no_table_to_choose_by(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "raw", {"cord": 1})
+    source = NNUNET.replace("}", ", where: {site: [a]}, person: {column: who}}")
+    assert problems(tmp_path, source) == [
+        "data[0].where.site: there is no table",
+        "data[0].person.column: there is no table",
+    ]

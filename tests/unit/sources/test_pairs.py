@@ -59,7 +59,7 @@ def test_missing_cells_and_files_are_told_by_line(tmp_path: Path, put: Put) -> N
     [
         ("image,subject\n", "no column label; its columns: image, subject"),
         ("label\n", "no column image and no subject; its columns: label"),
-        ("", "no column image and no subject and no label; its columns: none"),
+        ("", "no column image and no label and no subject; its columns: none"),
         ("image,label,subject,label_chord\n", "column label_chord: no such label; labels: cord"),
         ("image,label,subject,mask_x\n", "column mask_x: no such mask; masks: none"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ca_hpc.errors import CaHpcError
 from ca_hpc.sources.names import MOST_ID, case_id
 from tests.unit.sources.scanning import BIDS, problems, scanned, with_keys
 
@@ -50,7 +51,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path, path: str) -> None:
 
 def test_all_problems_of_all_sources_are_told_at_once(tmp_path: Path, put_bids: Put) -> None:
     put_bids("sub-01_T2w")
-    sources = (BIDS, BIDS.replace("bids,", "nnunet,").replace(", label_suffix: _seg", ""), AGAIN)
+    sources = (BIDS, "{type: nnunet, path: HERE/bids}", AGAIN)
     lines = problems(tmp_path, *sources, more="regions: {lesion: [2]}")
     assert lines == [
         f"{tmp_path}/bids/dataset.json cannot be read as JSON: No such file or directory",
@@ -61,8 +62,6 @@ def test_all_problems_of_all_sources_are_told_at_once(tmp_path: Path, put_bids: 
 def test_of_many_problems_the_first_20_are_shown(tmp_path: Path) -> None:
     rows = "".join(f"gone{n}.nii.gz,seg{n}.nii.gz,a\n" for n in range(30))
     (tmp_path / "pairs.csv").write_text(f"image,label,subject\n{rows}")
-    from ca_hpc.errors import CaHpcError
-
     with pytest.raises(CaHpcError) as refused:
         scanned(tmp_path, "{type: pairs, path: HERE/pairs.csv}")
     lines = refused.value.message.splitlines()
