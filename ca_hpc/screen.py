@@ -227,3 +227,21 @@ def transfer() -> Iterator[Callable[[int, int | None], None]]:
             bars.update(bar, completed=done, total=total, visible=True)
 
         yield progress
+
+
+@contextmanager
+def count() -> Iterator[Callable[[int, int], None]]:
+    """A bar of things that are done, on a terminal: ``progress(done, total)``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+        bar = bars.add_task("", visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bars.update(bar, completed=done, total=total, visible=True)
+
+        yield progress

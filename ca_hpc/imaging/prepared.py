@@ -165,15 +165,13 @@ def _convert(case: Case, conversion: Conversion, draft: Path) -> Converted:
 
 def _taken(case: Case, pack: Pack, *, into: Path) -> Case:
     """``case`` with its members as files."""
-
-    def take(member: str) -> str:
-        return str(pack.take(member, into=into))
-
+    # one file may hold several labels
+    files = {member: str(pack.take(member, into=into)) for member in dict.fromkeys(case.files)}
     return replace(
         case,
-        images=tuple(map(take, case.images)),
-        masks=tuple(map(take, case.masks)),
-        labels=tuple(replace(label, path=take(label.path)) for label in case.labels),
+        images=tuple(files[member] for member in case.images),
+        masks=tuple(files[member] for member in case.masks),
+        labels=tuple(replace(label, path=files[label.path]) for label in case.labels),
         archive=None,
     )
 

@@ -21,7 +21,8 @@ _MOST_IN_POINTER: Final = 1024
 _MOST_LINKS: Final = 40  # as the kernel follows
 _AT_ONCE: Final = 32  # files in a call: few enough to show progress, and for an argument list
 _MOST_TOLD: Final = 5
-_BUSY: Final = "transfer already in progress"
+_BUSY: Final = "transfer already in progress"  # or its lock may not be taken, says git-annex
+_PATIENCE_S: Final = 1800.0
 _BRANCH: Final = f"+refs/heads/git-annex:refs/remotes/{ORIGIN}/git-annex"
 
 
@@ -121,8 +122,10 @@ def _reasons(output: str) -> Iterator[tuple[str, str]]:
         answer = _answer(line)
         if answer.get("success") is False:
             said = [*answer.get("error-messages", ()), answer.get("note") or ""]
-            words = " ".join(" ".join(map(str, said)).split())
-            yield str(answer.get("file")), words or "git-annex gave no reason"
+            holders = [where.get("description") for where in answer.get("wanted", ())]
+            if holders:
+                said.append(f"(kept in: {', '.join(map(str, holders))})")
+            yield str(answer.get("file")), " ".join(" ".join(map(str, said)).split())
 
 
 def _answer(line: str) -> Mapping[str, Any]:
@@ -146,9 +149,9 @@ def _named(path: Path) -> Path:
     """Where a file really is; of an annexed one the link that names its contents."""
     for _ in range(_MOST_LINKS):
         path = Path(os.path.realpath(path.parent)) / path.name
-        if not path.is_symlink() or _OBJECTS in os.readlink(path):
+        if not path.is_symlink() or _OBJECTS in str(path.readlink()):
             break
-        path = path.parent / os.readlink(path)
+        path = path.parent / path.readlink()
     return path
 
 

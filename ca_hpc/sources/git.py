@@ -1,8 +1,8 @@
-"""Data sets in git repositories: ``STORE/datasets/X/commits/COMMIT``, X of the repository's address.
+"""Data sets in git repositories: ``STORE/datasets/X/commits/COMMIT``, X by the address.
 
-A clone per commit, whole or not there, so that a run that waits keeps its files when the ref moves.
-Not ``git worktree``: its files name each other by absolute paths, so that it can be neither
-published by a rename nor moved with its store. Clones share what they have by hard links.
+A clone per commit, whole or not there: a run that waits keeps its files when the ref moves. Clones
+share what they have by hard links. Not by ``git worktree``: work tree and repository name each
+other by absolute paths, so that neither a draft nor a store could be moved.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A pack as a source: the cases are in its manifest."""
+"""Cases of a pack: all that is known of them comes along, where their files came from too."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,21 +13,28 @@ from ca_hpc.store.pack import Pack
 
 
 def packed_cases(source: PackSource) -> Cases:
-    """The cases of a pack, their files being its members; origins as they were, and the pack.
+    """The cases, whose files are members of the archive that they name.
 
-    Reads the manifest alone. Raises CaHpcError, and DigestMismatch where it is not the pack that
-    the job names.
+    Only the manifest is read: each file's digest is compared when the file is. Raises CaHpcError,
+    and DigestMismatch where the pack is not the one that ``source`` means.
     """
-    path = Path(source.path)
-    pack = Pack.open(path)
+    pack = Pack.open(Path(source.path).absolute())
     if source.sha256 not in (None, pack.sha256):
         raise DigestMismatch(
-            f"pack {path} is sha256:{pack.sha256}, the job says sha256:{source.sha256}",
-            hint="name the pack that is there, or carry the other one here",
+            f"{pack.path} is sha256:{pack.sha256} (of its manifest), the job says "
+            f"sha256:{source.sha256}",
+            hint="copy the pack that is meant; or take this one, with its sha256 in the job",
         )
-    cases = pack.manifest.cases
     return replace(
-        cases,
-        cases=tuple(replace(case, archive=str(path)) for case in cases.cases),
-        origins=(*cases.origins, Origin(path.name, str(path), sha256=pack.sha256)),
+        pack.cases,
+        cases=tuple(replace(case, archive=str(pack.path)) for case in pack.cases.cases),
+        origins=tuple(_origins(pack)),
     )
+
+
+def _origins(pack: Pack) -> Iterator[Origin]:
+    """A line for each source: its own, if it has one, else the pack."""
+    own = {origin.source: origin for origin in pack.cases.origins}
+    for name in dict.fromkeys(case.source for case in pack.cases.cases):
+        origin = own.get(name, Origin(name, str(pack.path)))
+        yield replace(origin, sha256=pack.sha256)

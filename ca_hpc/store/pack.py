@@ -1,9 +1,8 @@
-"""A pack: the files of a job in one archive, with what is known of them. Any tar reads it.
+"""A pack: the files of a job's data and all that is known of them, in one uncompressed tar.
 
-The first member, ``ca-hpc-pack.json``, is the manifest: the cases, and of every other member its
-size, SHA-256 and place. Members are found by their place, never by walking through the archive, and
-what is read is checked against its digest; so nothing in a foreign archive can name a path that is
-written to, and a hundred gigabytes open as fast as one.
+``ca-hpc-pack.json`` comes first and tells each file's digest and place, so that one file of 100 GB
+is read without looking at the others. The pack's own sha256 is that of this manifest: it stands for
+every byte, and is compared in a moment (``tar -xOf PACK ca-hpc-pack.json | sha256sum``).
 """
 
 from __future__ import annotations
@@ -12,276 +11,248 @@ import hashlib
 import os
 import re
 import tarfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
-from ca_hpc.core.codec import decode, encode
+import msgspec
+
+from ca_hpc.core.codec import decode
 from ca_hpc.core.record import Case, Cases
 from ca_hpc.errors import CaHpcError, DigestMismatch
 
 MANIFEST: Final = "ca-hpc-pack.json"
 FORMAT: Final = 1
-MOST_IN_MANIFEST: Final = 1 << 30  # bytes; a case takes about 600
-_CHUNK: Final = 1 << 20
-_ODD: Final = re.compile(r"[^A-Za-z0-9._+@ -]")
-_UNKNOWN: Final = "0" * 64  # as long as what takes its place
 
-Progress = Callable[[int, int | None], None]
+BLOCK: Final = tarfile.BLOCKSIZE
+CHUNK: Final = 1 << 20
+
+_MOST_MANIFEST: Final = 1 << 28  # bytes; 100,000 cases take some 150 MB
+_MOST_NAME: Final = 255  # bytes, of each part of a path
+_AGAIN: Final = "copy it again, or write it again: ca-hpc data pack"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+# what becomes part of file names where the pack is used
+_ID: Final = re.compile(r"[A-Za-z0-9-]{1,180}")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+#: told the bytes that are done, and how many there are
+Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """A member. ``offset``: of its first byte, from the end of the manifest's member."""
+class Member:
+    """A file: its digest, size in bytes, and where it begins, counted from the manifest's end."""
 
     sha256: str
     bytes: int
-    offset: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a pack says of itself. Paths in ``cases`` are names of members."""
+    """The first member. ``cases``: with members as paths, and no archive."""
 
     format: int
     ca_hpc: str
     cases: Cases
-    files: Mapping[str, Packed]
+    files: Mapping[str, Member]
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A pack whose manifest was read. ``sha256``: of the manifest, and so of all that it names."""
+    """A pack on disk, of which only the manifest was read. ``start``: where it ends, in bytes."""
 
     path: Path
+    cases: Cases
+    files: Mapping[str, Member]
     sha256: str
-    manifest: Manifest
-    start: int  # of what follows the manifest
+    start: int
 
     @classmethod
     def open(cls, path: Path) -> Pack:
-        """Read the manifest alone. Raises CaHpcError for what is no pack."""
+        """Read and check the manifest. Raises CaHpcError."""
         try:
             with path.open("rb") as stream:
-                text = _manifest_text(stream, path)
-                start = stream.tell() + -len(text) % tarfile.BLOCKSIZE
+                raw = _first_member(stream, path)
+                start, size = stream.tell(), stream.seek(0, os.SEEK_END)
         except OSError as error:
-            raise CaHpcError(
-                f"pack {path}: {error.strerror}", hint="carry it here whole, or correct the path"
-            ) from error
+            raise _unreadable(path, error) from error
+        start += -start % BLOCK
         try:
-            manifest = decode(Manifest, text.decode())
+            manifest = decode(Manifest, raw.decode())
         except ValueError as error:
-            raise _no_pack(path, f"its manifest cannot be read ({error})") from error
+            raise _no_pack(path, f"{MANIFEST} in it is not what ca-hpc writes: {error}") from error
         if manifest.format != FORMAT:
             raise CaHpcError(
-                f"pack {path} has format {manifest.format}, this ca-hpc reads {FORMAT}",
-                hint=f"it was made by ca-hpc {manifest.ca_hpc}: use that version, or a later one",
+                f"{path} is a pack of format {manifest.format}, this ca-hpc reads {FORMAT}",
+                hint=f"it was written by ca-hpc {manifest.ca_hpc}: use that version",
             )
-        for name in manifest.files:
-            _check_name(name, path)
-        lacking = {f for c in manifest.cases.cases for f in c.files} - set(manifest.files)
-        if lacking:
-            raise _no_pack(path, f"its manifest says nothing of {min(lacking)}")
-        return cls(path, hashlib.sha256(text).hexdigest(), manifest, start)
+        if problem := next(_problems(manifest), None):
+            raise _no_pack(path, problem)
+        end = start + max((file.at + file.bytes for file in manifest.files.values()), default=0)
+        if size < end:
+            raise DigestMismatch(
+                f"{path} is cut off: it has {size} bytes of {end}",
+                hint=_AGAIN,
+            )
+        digest = hashlib.sha256(raw).hexdigest()
+        return cls(path, manifest.cases, manifest.files, digest, start)
 
     def take(self, member: str, into: Path) -> Path:
-        """Write one member below the folder ``into``; its path.
+        """Write one file below the folder ``into`` and return it. Raises CaHpcError.
 
-        Raises DigestMismatch, and then leaves no file.
+        Of a file whose digest is another one nothing is left, and DigestMismatch is raised.
         """
+        self.member(member)  # names are checked in the manifest
         target = into / member
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with target.open("xb") as stream:
-                self.check(member, each=stream.write)
+            with target.open("wb") as stream:
+                stream.writelines(self.chunks(member))
         except BaseException:
             target.unlink(missing_ok=True)
             raise
         return target
 
-    def check(self, member: str, *, each: Callable[[bytes], object] = lambda chunk: None) -> None:
-        """Read one member, its pieces handed to ``each``. Raises DigestMismatch, CaHpcError."""
-        packed = self.manifest.files[member]
-        digest, left = hashlib.sha256(), packed.bytes
+    def chunks(self, member: str) -> Iterator[bytes]:
+        """The bytes of one file, compared at their end. Raises CaHpcError, and DigestMismatch."""
+        known, digest = self.member(member), hashlib.sha256()
         try:
             with self.path.open("rb") as stream:
-                stream.seek(self.start + packed.offset)
-                while left and (chunk := stream.read(min(_CHUNK, left))):
-                    digest.update(chunk)
-                    each(chunk)
+                stream.seek(self.start + known.at)
+                left = known.bytes
+                while left and (chunk := stream.read(min(left, CHUNK))):
                     left -= len(chunk)
+                    digest.update(chunk)
+                    yield chunk
         except OSError as error:
-            raise CaHpcError(f"pack {self.path}: {error.strerror}") from error
-        if left or digest.hexdigest() != packed.sha256:
-            found = f"{left} bytes short" if left else f"sha256:{digest.hexdigest()}"
+            raise _unreadable(self.path, error) from error
+        if (found := digest.hexdigest()) != known.sha256:
             raise DigestMismatch(
-                f"pack {self.path}: {member} is {found}, its manifest says sha256:{packed.sha256}",
-                hint="carry the pack here again: ca-hpc data verify tells what is damaged",
+                f"{self.path}: {member} is sha256:{found}, its manifest says sha256:{known.sha256}",
+                hint=_AGAIN,
             )
 
-
-def write_pack(cases: Cases, target: Path, *, ca_hpc: str, progress: Progress) -> Pack:
-    """Write the files of ``cases`` into a pack, each read once; whole or not at all.
-
-    The same files in the same places give the same bytes. Raises CaHpcError and OSError.
-    """
-    names = _names(cases)
-    members = {name: _Content(file, archive) for (_, file, archive), name in names.items()}
-    members = dict(sorted(members.items()))
-    sizes = {name: content.size for name, content in members.items()}
-    total = sum(sizes.values())
-    manifest = Manifest(FORMAT, ca_hpc, _packed(cases, names), _laid_out(sizes))
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with draft.open("xb") as stream:
-            # with the digests unknown, and as long as it will be
-            stream.write(_member(MANIFEST, encode(manifest).encode()))
-            found, done = {}, 0
-            for name, content in members.items():
-                stream.write(_header(name, sizes[name]))
-                digest = hashlib.sha256()
-                before = done
-                for chunk in content.chunks():
-                    stream.write(chunk)
-                    digest.update(chunk)
+    def verify(self, progress: Progress) -> None:
+        """Read everything again. Raises DigestMismatch for all files that are other ones, and
+        CaHpcError for a tar that holds more than the manifest tells of, or other than files.
+        """
+        self._check_members()
+        total, done = sum(file.bytes for file in self.files.values()), 0
+        others: list[DigestMismatch] = []
+        for member in self.files:
+            try:
+                for chunk in self.chunks(member):
                     done += len(chunk)
                     progress(done, total)
-                if done - before != sizes[name]:
-                    raise CaHpcError(f"{content.file} changed while it was packed", hint="again")
-                stream.write(bytes(-stream.tell() % tarfile.BLOCKSIZE))
-                found[name] = replace(manifest.files[name], sha256=digest.hexdigest())
-            stream.write(bytes(2 * tarfile.BLOCKSIZE))
-            stream.write(bytes(-stream.tell() % tarfile.RECORDSIZE))
-            stream.seek(0)
-            stream.write(_member(MANIFEST, encode(replace(manifest, files=found)).encode()))
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return Pack.open(target)
+            except DigestMismatch as error:
+                others.append(error)
+        if others:
+            raise DigestMismatch("\n".join(error.message for error in others), hint=_AGAIN)
+
+    def _check_members(self) -> None:
+        """That any program that unpacks it gets these files, and no others."""
+        left = {name: (file.bytes, self.start + file.at) for name, file in self.files.items()}
+        try:
+            with tarfile.open(self.path, "r:") as tar:
+                for info in islice(tar, 1, None):
+                    place = left.pop(info.name, None)
+                    if not _plain(info) or place != (info.size, info.offset_data):
+                        raise _no_pack(self.path, f"{info.name!r} in it is none of its files")
+        except (tarfile.TarError, OSError) as error:
+            raise _no_pack(self.path, str(error)) from error
+        if left:
+            raise _no_pack(self.path, f"{min(left)} has no place in it")
+
+    def member(self, name: str) -> Member:
+        """What is known of one file. Raises CaHpcError."""
+        try:
+            return self.files[name]
+        except KeyError as error:
+            raise CaHpcError(f"{self.path} holds no {name}", hint=_AGAIN) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """What goes into a member: a file, or a member of another pack."""
-
-    file: str
-    archive: str | None
-
-    @property
-    def size(self) -> int:
-        if self.archive is None:
-            return Path(self.file).stat().st_size
-        return _opened(self.archive).manifest.files[self.file].bytes
-
-    def chunks(self) -> Iterator[bytes]:
-        if self.archive is None:
-            with Path(self.file).open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    yield chunk
-        else:
-            pieces: list[bytes] = []
-            _opened(self.archive).check(self.file, each=pieces.append)
-            yield from pieces
-
-
-@lru_cache(maxsize=4)
-def _opened(archive: str) -> Pack:
-    return Pack.open(Path(archive))
-
-
-def _names(cases: Cases) -> dict[tuple[str, str, str | None], str]:
-    """The member of each file, by source, path and archive."""
-    out: dict[tuple[str, str, str | None], str] = {}
-    taken: set[str] = set()
-    for source in dict.fromkeys(case.source for case in cases.cases):
-        own = [case for case in cases.cases if case.source == source]
-        folders = [str(PurePosixPath(f).parent) for case in own for f in case.files]
-        common = os.path.commonpath(folders) if len({f[:1] for f in folders}) == 1 else ""
-        for case in own:
-            for file in case.files:
-                key = (source, file, case.archive)
-                if key in out:
-                    continue
-                relative = os.path.relpath(file, common) if common else file
-                name = "/".join(
-                    _ODD.sub("_", part) for part in (source, *PurePosixPath(relative).parts)
-                )
-                if name in taken or ".." in PurePosixPath(name).parts:
-                    # two names that differ in odd characters alone
-                    odd = hashlib.sha256(file.encode(errors="surrogateescape")).hexdigest()[:12]
-                    name = f"{source}/{odd}/{PurePosixPath(name).name}"
-                taken.add(name)
-                out[key] = name
-    return out
-
-
-def _laid_out(sizes: Mapping[str, int]) -> dict[str, Packed]:
-    """Where each member of these sizes will lie, its digest not known yet."""
-    files, offset = {}, 0
-    for name, size in sizes.items():
-        offset += len(_header(name, size))
-        files[name] = Packed(_UNKNOWN, size, offset)
-        offset += size + -size % tarfile.BLOCKSIZE
-    return files
-
-
-def _packed(cases: Cases, names: Mapping[tuple[str, str, str | None], str]) -> Cases:
-    """``cases`` with members for files. Remarks are about the place that they come from."""
-
-    def packed(case: Case) -> Case:
-        def of(file: str) -> str:
-            return names[case.source, file, case.archive]
-
-        return replace(
-            case,
-            images=tuple(map(of, case.images)),
-            masks=tuple(map(of, case.masks)),
-            labels=tuple(replace(label, path=of(label.path)) for label in case.labels),
-            archive=None,
-        )
-
-    return replace(cases, cases=tuple(map(packed, cases.cases)), remarks=())
-
-
-def _header(name: str, size: int) -> bytes:
-    """A tar header that says nothing of time and owner."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = size, 0o644
-    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def _member(name: str, content: bytes) -> bytes:
-    return _header(name, len(content)) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
-
-
-def _manifest_text(stream: IO[bytes], path: Path) -> bytes:
+def _first_member(stream: BinaryIO, path: Path) -> bytes:
     try:
-        first = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise _no_pack(path, "it is no tar archive") from error
-    if first.name != MANIFEST or not first.isreg():
-        raise _no_pack(path, f"its first member is not {MANIFEST}")
-    if first.size > MOST_IN_MANIFEST:
-        raise _no_pack(path, f"its manifest has {first.size} bytes")
-    text = stream.read(first.size)
-    if len(text) < first.size:
-        raise _no_pack(path, "it ends within its manifest")
-    return text
+        info = tarfile.TarInfo.frombuf(stream.read(BLOCK), "utf-8", "strict")
+    except (tarfile.HeaderError, ValueError) as error:
+        raise _no_pack(path, "it is no tar") from error
+    if info.name != MANIFEST or not _plain(info):
+        raise _no_pack(path, f"it does not begin with {MANIFEST}")
+    if info.size > _MOST_MANIFEST:
+        raise _no_pack(path, f"its manifest would have {info.size} bytes")
+    raw = stream.read(info.size)
+    if len(raw) < info.size:
+        raise DigestMismatch(f"{path} is cut off within its manifest", hint=_AGAIN)
+    return raw
 
 
-def _check_name(name: str, path: Path) -> None:
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-        raise _no_pack(path, f"it holds a member {name!r}")
+def _plain(info: tarfile.TarInfo) -> bool:
+    return info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.sparse
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """What a pack of somebody else's could do harm with where it is used."""
+    for name, file in manifest.files.items():
+        if not _is_member(name):
+            yield f"{name!r} is no name of a file in it"
+        if min(file.bytes, file.at) < 0 or not _SHA256.fullmatch(file.sha256):
+            yield f"{name}: size, place or digest are none"
+    cases = manifest.cases.cases
+    if not cases:
+        yield "it has no cases"
+    if len({case.id for case in cases}) < len(cases):
+        yield "two of its cases have one id"
+    for case in cases:
+        yield from _of_case(case, manifest.files)
+    for text in _texts(msgspec.to_builtins(manifest.cases)):
+        if not text.isprintable():
+            yield f"{text!r} is not a line of text"
+
+
+def _of_case(case: Case, files: Mapping[str, Member]) -> Iterator[str]:
+    named = {"id": _ID.fullmatch(case.id), "source": _NAME.fullmatch(case.source)}
+    named["split"] = _NAME.fullmatch(case.split or "train")
+    for what, fine in named.items():
+        if not fine:
+            yield f"case {case.id!r}: its {what} is none"
+    if case.archive is not None:
+        yield f"case {case.id}: lies in another archive"
+    if not case.images or not case.labels:
+        yield f"case {case.id}: has no image or no label"
+    for file in case.files:
+        if file not in files:
+            yield f"case {case.id}: {file!r} is not in it"
+
+
+def _is_member(name: str) -> bool:
+    parts = name.split("/")
+    short = all(len(part.encode("utf-8", "replace")) <= _MOST_NAME for part in parts)
+    whole = name.isprintable() and "\\" not in name and name != MANIFEST
+    return short and whole and not {"", ".", ".."} & set(parts)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            yield from _texts([*value, *value.values()])
+        case list() | tuple():
+            for part in value:
+                yield from _texts(part)
 
 
 def _no_pack(path: Path, why: str) -> CaHpcError:
     return CaHpcError(
-        f"{path} is no pack: {why}", hint="make one: ca-hpc data pack JOB -o FILE.tar"
+        f"{path} is not a pack that ca-hpc can read: {why}",
+        hint="give a tar written by ca-hpc data pack, as it was written",
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> CaHpcError:
+    return CaHpcError(
+        f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ca_hpc.core.data_spec import BidsSource, Crop, Folds, Label, Prepare, Shares
+from ca_hpc.core.data_spec import BidsSource, Crop, Folds, Label, PackSource, Prepare, Shares
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.orientation import to_orientation
+from ca_hpc.sources.pack import packed_cases
 from ca_hpc.steps.assemble import assemble
 from ca_hpc.steps.prepare import prepare
+from ca_hpc.store.pack_writer import write_pack
 from ca_hpc.store.run_folder import RunFolder
 from tests.prepare_runs import (
     DATASET,
@@ -82,6 +85,42 @@ def test_shards_and_workers_change_nothing(tmp_path: Path, cases: list[Case]) ->
     one = contents(make(small(tmp_path / "one", cases)))
     three = make(small(tmp_path / "three", cases, prepare=Prepare(shards=3)), cpus=2)
     assert contents(three) == one
+
+
+def test_from_a_pack_it_is_the_same_data_set(tmp_path: Path, cases: list[Case]) -> None:
+    cases = [  # two labels in one file
+        replace(one, labels=tuple(replace(one.labels[0], label=name) for name in ("cord", "spine")))
+        for one in cases
+    ]
+    labels = {"cord": Label(1), "spine": Label(2, from_values=(7,))}
+    plain = small(tmp_path / "plain", cases, labels=labels)
+    archive = tmp_path / "data.tar"
+    write_pack(plain.cases, archive, ca_hpc="1", progress=lambda done, total: None)
+    members = packed_cases(PackSource(type="pack", path=str(archive))).cases
+    packed = small(tmp_path / "packed", list(members), labels=labels)
+    assert contents(make(packed)) == contents(make(plain))
+    assert packed.file("cases.tsv").read_text() == plain.file("cases.tsv").read_text()
+
+
+def test_what_is_wrong_with_a_packed_file_names_pack_and_member(
+    tmp_path: Path, cases: list[Case]
+) -> None:
+    save(mask(0), Path(cases[0].labels[0].path))
+    Path(cases[1].images[0]).write_bytes(b"no image")
+    plain = small(tmp_path / "plain", cases)
+    archive = tmp_path / "data.tar"
+    write_pack(plain.cases, archive, ca_hpc="1", progress=lambda done, total: None)
+    members = packed_cases(PackSource(type="pack", path=str(archive))).cases
+    run = small(
+        tmp_path / "run",
+        list(members),
+        prepare=Prepare(on_error="skip", empty_label="skip"),
+    )
+    make(run)
+    assert (
+        rows(run)["sub-0"]["problem"] == f"{archive}: {members[0].labels[0].path}: no voxel of cord"
+    )
+    assert rows(run)["sub-1"]["problem"].startswith(f"{archive}: {members[1].images[0]}: cannot be")
 
 
 def test_dataset_json_says_what_there_is_to_learn(tmp_path: Path, cases: list[Case]) -> None:

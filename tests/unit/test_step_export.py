@@ -12,7 +12,7 @@ import torch
 from ca_hpc.core.data_spec import BidsSource, Crop
 from ca_hpc.core.export import REQUEST_NAME, ZIP_NAME, ExportRequest
 from ca_hpc.core.model import Runtime, Workflow
-from ca_hpc.core.record import Case, Cases, Pins
+from ca_hpc.core.record import Case, Cases, LabelFile, Pins
 from ca_hpc.core.spec import Arm, JobSpec, Training
 from ca_hpc.steps.entry import StepCall
 from ca_hpc.steps.export import export
@@ -48,7 +48,16 @@ def published(folder: Path, *, arm: Arm, crop: Any = "none") -> RunFolder:
     )
     run.write_spec("spec.json", spec)
     cases = tuple(
-        Case(f"s1-{k}", "s1", (f"/{k}.nii.gz",), f"/{k}-seg.nii.gz", f"{k}", f"{k}", None, "T2w")
+        Case(
+            f"s1-{k}",
+            "s1",
+            (f"/{k}.nii.gz",),
+            (LabelFile(f"/{k}-seg.nii.gz"),),
+            f"{k}",
+            f"{k}",
+            None,
+            "T2w",
+        )
         for k in range(5)
     )
     run.write("cases.json", Cases("Dataset501_neck", {"cord": 1}, cases))

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -130,6 +130,7 @@ def test_the_same_image_gives_the_same_bytes_whatever_file_and_time(
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "another.nii.gz").read_bytes()
 
 
+@settings(max_examples=25)
 @given(data=st.data(), size=st.integers(0, 2 * CHUNK))
 def test_any_way_of_taking_gives_the_same_bytes(
     data: st.DataObject, size: int, tmp_path_factory: pytest.TempPathFactory
