@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ca_hpc import processes
 from ca_hpc.core.data_spec import GitSource, Shares
-from ca_hpc.core.record import Case, Cases
+from ca_hpc.core.record import Cases
 from ca_hpc.core.spec import JobSpec
-from ca_hpc.core.splits import Division, divide
+from ca_hpc.core.splits import TRAIN, Division, divide
 from ca_hpc.errors import CaHpcError
 from ca_hpc.sources import git
 from ca_hpc.sources.scan import missing_files, scan
@@ -53,7 +53,9 @@ def find(spec: JobSpec, *, store: Path, fetch: bool, say: Say) -> JobData:
         for name, checkout in checkouts.items():
             files = [file for case in cases.cases if case.source == name for file in case.files]
             git.get(checkout, files, run=processes.run, say=say)
-    cases = replace(cases, cases=_assigned(spec, cases))
+    own = _shares(spec)
+    division = divide(cases.cases, spec.splits, shares=own)
+    cases = _assigned(cases, division, sources=own)
     if missing := missing_files(cases):
         if fetch:
             raise CaHpcError(
@@ -61,7 +63,7 @@ def find(spec: JobSpec, *, store: Path, fetch: bool, say: Say) -> JobData:
                 hint="fetch or repair them, or exclude their subjects",
             )
         cases = replace(cases, remarks=(*cases.remarks, _not_fetched(missing)))
-    return JobData(cases, divide(cases.cases, spec.splits))
+    return JobData(cases, division)
 
 
 def source_name(spec: JobSpec, position: int) -> str:
@@ -85,22 +87,29 @@ def _check_paths(spec: JobSpec) -> None:
         )
 
 
-def _assigned(spec: JobSpec, found: Cases) -> tuple[Case, ...]:
-    """Sources with shares of their own are divided here, so that a pack carries it along."""
-    roles: dict[str, str] = {}
-    for position, source in enumerate(spec.data):
-        if source.type != "pack" and isinstance(source.split, Shares):
-            name = source_name(spec, position)
-            own = [case for case in found.cases if case.source == name]
-            roles |= dict(_roles(divide(own, source.split))) if own else {}
-    return tuple(replace(case, split=roles.get(case.id, case.split)) for case in found.cases)
+def _shares(spec: JobSpec) -> dict[str, Shares]:
+    """The shares of sources that have their own, by the source's name."""
+    return {
+        source_name(spec, position): source.split
+        for position, source in enumerate(spec.data)
+        if source.type != "pack" and isinstance(source.split, Shares)
+    }
 
 
-def _roles(division: Division) -> Iterator[tuple[str, str]]:
-    (fold,) = division.folds
-    for role, ids in (*fold.items(), *division.tests.items()):
-        for case in ids:
-            yield case, role
+def _assigned(found: Cases, division: Division, *, sources: Container[str]) -> Cases:
+    """``found``, where the cases of ``sources`` say what the division has made of them.
+
+    So that a pack carries it along, and a case that a node leaves out moves no other of them.
+    """
+    parts = {**(division.folds[0] if len(division.folds) == 1 else {}), **division.tests}
+    roles = {case: role for role, cases in parts.items() for case in cases}
+    return replace(
+        found,
+        cases=tuple(
+            replace(case, split=roles.get(case.id, TRAIN)) if case.source in sources else case
+            for case in found.cases
+        ),
+    )
 
 
 def _not_fetched(missing: list[str]) -> str:

@@ -95,6 +95,11 @@ def _labels(spec: JobSpec, document: Document) -> Iterator[Problem]:
                 document.place(("regions", name)),
                 f"regions.{name}: no label has the value {strange[0]}",
             )
+    left = [n for n, v in values.items() if not any(v in r for r in spec.regions.values())]
+    if spec.regions and left:
+        yield Problem(
+            document.place(("regions",)), f"regions: the label {left[0]} is in none of them"
+        )
     if spec.regions and all(len(set(wanted)) == 1 for wanted in spec.regions.values()):
         # nnU-Net takes them for labels then, and labels must be all there
         yield Problem(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ca_hpc.core.codec import encode
-from ca_hpc.core.data_spec import Crop, PackSource, Shares
+from ca_hpc.core.data_spec import Crop
 from ca_hpc.core.record import Case, Cases
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.core.splits import Division, divide
@@ -64,7 +64,7 @@ def _assemble(call: StepCall) -> None:
     if problems and (spec.prepare.on_error == "fail" or len(problems) == len(data.cases)):
         raise _unusable(spec, data, problems)
     used = [case for case in data.cases if case.id not in {**skipped, **problems}]
-    division = divide(used, spec.splits, shares=_shares(spec))
+    division = divide(used, spec.splits)
     drafts = folder.drafts(OWNER, call.attempt.name)
     draft = drafts / data.dataset
     _link(folder.path, draft, _files(division, found))
@@ -125,7 +125,7 @@ def _unusable(spec: JobSpec, data: Cases, problems: Mapping[str, str]) -> CaHpcE
         *problems.values(),
     ]
     try:
-        divide(data.cases, spec.splits, shares=_shares(spec))
+        divide(data.cases, spec.splits)
     except CaHpcError as error:
         lines.append(error.message)
     return CaHpcError(
@@ -133,15 +133,6 @@ def _unusable(spec: JobSpec, data: Cases, problems: Mapping[str, str]) -> CaHpcE
         hint="repair them, or exclude them from `data:`, and submit again; "
         "`prepare: {on_error: skip}` leaves them out",
     )
-
-
-def _shares(spec: JobSpec) -> dict[str, Shares]:
-    """Shares of their own, by the name of the source."""
-    return {
-        source.name or f"s{position + 1}": source.split
-        for position, source in enumerate(spec.data)
-        if not isinstance(source, PackSource) and isinstance(source.split, Shares)
-    }
 
 
 def _dataset_json(

@@ -13,7 +13,7 @@ from tests.integration.conftest import HpcUser
 from tests.integration.jobs import QUICK, Site, why
 from tests.integration.test_finetune_on_slurm import SCT_PAIRS
 
-BROKEN = "sub-syn004/anat/sub-syn004_T2w.nii.gz"
+BROKEN = "sub-04/anat/sub-04_T2w.nii.gz"
 
 
 @pytest.fixture
@@ -72,7 +72,10 @@ def test_three_sources_become_a_model_and_scores_by_contrast_and_source(
     for row in rows:
         by_split.setdefault(row["split"], []).append(row)
     (skipped,) = by_split.pop("skipped")
-    assert skipped["subject"] == "sub-syn004" and "cannot be read" in skipped["problem"]
+    assert (skipped["source"], skipped["subject"]) == (
+        "phantoms",
+        "sub-04",
+    ) and "cannot be read" in skipped["problem"]
     assert set(by_split) == {"train", "val", "test", "other-scanners"}
     people = {name: {(r["source"], r["person"]) for r in found} for name, found in by_split.items()}
     names = list(people)
@@ -99,7 +102,7 @@ def test_three_sources_become_a_model_and_scores_by_contrast_and_source(
     assert scored == wanted
     assert {s["fold"] for s in scores if s["split"] != "validation"} == {"ensemble"}
     report = (run / "report.html").read_text()
-    for word in ("other-scanners", "phantoms", "MTon", "T2star", commit[:12], "sub-syn004"):
+    for word in ("other-scanners", "phantoms", "MTon", "T2star", commit[:12], "sub-04"):
         assert word in report, word
     assert "other-scanners" in (run / "data.html").read_text()
 
@@ -140,9 +143,7 @@ def write_pairs(table: Path, *, data: Path) -> None:
         writer = csv.writer(stream, delimiter="\t")
         writer.writerow(("image", "label", "subject", "contrast"))
         for subject, contrast, image, label in SCT_PAIRS:
-            writer.writerow(
-                (data / f"{image}.nii.gz", data / f"{label}.nii.gz", subject, contrast)
-            )
+            writer.writerow((data / f"{image}.nii.gz", data / f"{label}.nii.gz", subject, contrast))
     table.chmod(0o644)
 
 

@@ -288,7 +288,7 @@ def key(upstream: Upstream, name: str) -> str:
 def test_unlocked_files_are_pointers_until_they_are_got(upstream: Upstream, reader: Reader) -> None:
     names = upstream.images()
     upstream.git("annex", "unlock", *names[:3])
-    upstream.commit()
+    upstream.git("commit", "--quiet", "-m", "unlocked")
     found = reader.checkout()
     assert (found.folder / names[0]).read_bytes().startswith(b"/annex/objects/")
     reader.get(found, names)
@@ -394,7 +394,8 @@ def test_nothing_in_an_address_or_a_ref_is_run(
     reader: Reader, tmp_path: Path, given: dict[str, str]
 ) -> None:
     mark = tmp_path / "mark"
-    reader.refusal(**{k: v.replace("MARK", str(mark)) for k, v in given.items()})
+    named = {key: value.replace("MARK", str(mark)) for key, value in given.items()}
+    reader.refusal(named.pop("ref", "main"), **named)  # type: ignore[arg-type]
     assert not mark.exists()
 
 
@@ -418,12 +419,14 @@ def test_neither_hooks_nor_filters_run(
     quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false")
     upstream.git(*quiet, "add", ".gitattributes")
     upstream.git(*quiet, "commit", "--quiet", "-m", "evil")
-    mark.unlink(missing_ok=True)
+    names = upstream.images()
+    assert mark.exists()  # they would run
+    mark.unlink()
     found = reader.checkout()
-    reader.get(found, upstream.images())
-    assert (found.folder / ".gitattributes").read_text().startswith("* filter=evil")
-    assert same(found, upstream, upstream.images())
+    reader.get(found, names)
     assert not mark.exists()
+    assert (found.folder / ".gitattributes").read_text().startswith("* filter=evil")
+    assert same(found, upstream, names)
 
 
 def test_the_repository_that_a_hook_was_started_in_is_left_alone(
@@ -491,13 +494,19 @@ def test_ssh_is_used_as_the_user_set_it_up_and_asks_nothing(
     assert all("-oBatchMode=yes" in line for line in asked)
 
 
-def killed(argv: list[str], *, after_s: float, group: bool) -> None:
+def killed(argv: list[str], *, when: Callable[[], object], after_s: float, group: bool) -> bool:
+    """Kill a process once ``when`` is true; whether that was in time."""
     child = subprocess.Popen(
         argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
+    while not when() and child.poll() is None:
+        time.sleep(0.001)
     time.sleep(after_s)
-    (os.killpg if group else os.kill)(child.pid, signal.SIGKILL)
+    in_time = child.poll() is None
+    if in_time:
+        (os.killpg if group else os.kill)(child.pid, signal.SIGKILL)
     child.wait()
+    return in_time
 
 
 @pytest.mark.parametrize("group", [True, False], ids=["with its children", "alone"])
@@ -505,19 +514,34 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, upstream: Upstream, gro
     for number in range(6):  # large enough that getting takes a while
         (upstream.path / f"large{number}.nii.gz").write_bytes(os.urandom(20_000_000))
     commit = upstream.commit()
-    (tmp_path / "names").write_text("\n".join(upstream.images()))
-    argv = [sys.executable, "-c", FETCH, str(upstream.path), str(tmp_path / "store")]
-    argv.append(str(tmp_path / "names"))
-    for step in range(12):
-        killed(argv, after_s=0.2 + 0.06 * step, group=group)
-        for clone in (tmp_path / "store").glob("*/*/commits/*"):
+    names, store = upstream.images(), tmp_path / "store"
+    (tmp_path / "names").write_text("\n".join(names))
+    argv = [sys.executable, "-c", FETCH, str(upstream.path), str(store), str(tmp_path / "names")]
+
+    def drafts() -> list[Path]:
+        return list(store.glob("*/*/.draft-*"))
+
+    def getting() -> list[Path]:
+        return list(store.glob("*/*/commits/*/.git/annex/*"))
+
+    hits = 0
+    for step in range(8):  # while it clones
+        seen = set(drafts())
+        new = partial(lambda seen: set(drafts()) - seen, seen)
+        hits += killed(argv, when=new, after_s=0.004 * step, group=group)
+        for clone in store.glob("*/*/commits/*"):
             assert whole(clone, commit)
+            shutil.rmtree(clone)
+    assert hits == 8
+    for step in range(8):  # while it gets
+        hits += killed(argv, when=getting, after_s=0.05 * step, group=group)
+    assert hits > 8
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    (clone,) = (tmp_path / "store").glob("*/*/commits/*")
-    for name in upstream.images():
+    (clone,) = store.glob("*/*/commits/*")
+    for name in names:
         assert (clone / name).read_bytes() == (upstream.path / name).read_bytes()
-    assert not list((tmp_path / "store").glob("*/*/.draft-*"))
+    assert drafts() == []
 
 
 FETCH = """

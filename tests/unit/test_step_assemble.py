@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ca_hpc.core.data_spec import BidsSource, Crop, Folds, Label, PackSource, Prepare, Shares
+from ca_hpc.core.data_spec import Crop, Folds, Label, PackSource, Prepare, Shares
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.orientation import to_orientation
@@ -216,15 +216,6 @@ def test_of_one_division_the_table_says_train_and_val(tmp_path: Path, cases: lis
     (fold,) = json.loads(run.file("splits.json").read_text())
     assert {name for name, row in rows(run).items() if row["split"] == "train"} == {*fold["train"]}
     assert {name for name, row in rows(run).items() if row["split"] == "val"} == {*fold["val"]}
-
-
-def test_a_source_s_own_shares_are_its_own(tmp_path: Path, cases: list[Case]) -> None:
-    source = BidsSource(
-        type="bids", path="/nowhere", name="s1", split=Shares(train=0.5, val=0.25, test=0.25)
-    )
-    run = small(tmp_path, cases, data=(source,), splits=Shares(train=0.5, val=0.5))
-    make(run)
-    assert [len(ids) for ids in run.test_sets.values()] == [1]
 
 
 # --- what cannot be used -------------------------------------------------------------------------

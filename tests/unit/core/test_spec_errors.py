@@ -270,11 +270,12 @@ def test_an_arm_on_the_models_plans_needs_a_model_from_somewhere() -> None:
     [
         ("splits: {train: 0.8, val: 0.1, test: 0.2}", "7:1: splits: train, val and test are 1.1"),
         ("splits: {train: 0.8, vall: 0.2}", "7:22: unknown key splits.vall; did you mean val?"),
-        ("splits: {file: a.yaml}\nfolds: [1]", "8:9: folds[0]: there is no fold 1: these splits are"),
+        ("splits: {file: a.yaml}\nfolds: [1]", "8:9: folds[0]: there is no fold 1: these"),
         ("labels: {a: {value: 1}, b: {value: 3}}", "7:1: labels: number them 1, 2,"),
         ("labels: {a: {valu: 1}}", "7:14: unknown key labels.a.valu; did you mean value?"),
         ("labels: {a: 1}\nregions: {x: [1, 2]}", "8:11: regions.x: no label has the value 2"),
         ("labels: {a: 1, b: 2}\nregions: {x: [1, 2], y: [2, 1]}", "8:1: regions: x and y are the"),
+        ("labels: {a: 1, b: 2, c: 3}\nregions: {x: [1, 2]}", "8:1: regions: the label c is in"),
         ("labels: {a: 1, b: 2}\nregions: {x: [1], y: [2]}", "8:1: regions: each is one label"),
         ("labels: {a: 1, b: 2}\nregions: {x: [1, 2], y: [2]}\ncrop: {to: a}",
          "9:8: crop.to: no label a; labels: x, y"),
