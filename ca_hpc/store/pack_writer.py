@@ -96,13 +96,15 @@ def _exactly(content: _Content) -> Iterator[bytes]:
 def _draft(target: Path) -> Iterator[BinaryIO]:
     """A file that becomes ``target`` at the end, unless there is an exception.
 
-    Each is locked by its process: so what a killed one left is told from what is being written.
+    Each is locked before anything is written: so what a killed process left is told from what is
+    being written.
     """
     start = f".{target.name}.draft-"
     for left in target.parent.glob(f"{glob.escape(start)}*"):
         with contextlib.suppress(OSError), left.open("r+b") as stream:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            if left.stat().st_size:
+                left.unlink()
     draft = target.with_name(start + uuid.uuid4().hex)
     try:
         with draft.open("xb") as stream:

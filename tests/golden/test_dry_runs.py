@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ca_hpc import processes
 from ca_hpc.actions.prepare import Host, Overrides, find_inputs, read_job
 from ca_hpc.actions.submit import dry_run
-from ca_hpc.core.data_spec import BidsSource
+from ca_hpc.core.data_spec import BidsSource, GitSource
+from ca_hpc.core.door import read
+from ca_hpc.core.spec import JobSpec
+from ca_hpc.sources.bids import label_suffixes
+from ca_hpc.sources.git import checkout
 from ca_hpc.store.shipped import shipped
 from ca_hpc.weights.names import is_file_name
 from ca_hpc.weights.store import WeightStore
@@ -49,10 +55,12 @@ def host(tmp_path: Path) -> Host:
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what a user has before the first submission: weights by name, and a file."""
+    """A folder with what a user has before the first submission: weights, repositories."""
     folder = tmp_path_factory.mktemp("kept")
     store = WeightStore(folder / "store")
     store_zeros(store, model="contrast-agnostic-v2", work=folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        keep_repositories(folder / "store", work=folder, monkeypatch=monkeypatch)
     return folder
 
 
@@ -64,21 +72,68 @@ def lay_out(job: str, host: Host, *, kept: Path, checkpoint: Path) -> Path:
     shutil.copytree(kept / "store", host.store, copy_function=os.link)
     spec = read_job(file, host=host, overrides=Overrides()).spec
     for source in spec.data:
-        assert isinstance(source, BidsSource)
-        contrast = source.contrasts[0] if source.contrasts else "T2w"
-        for person in range(1, PEOPLE + 1):
-            stem = f"sub-{person:02d}_{contrast}"
-            anat = f"sub-{person:02d}/anat"
-            for name in (
-                f"{anat}/{stem}.nii.gz",
-                f"{source.labels}/{anat}/{stem}{source.label_suffix}.nii.gz",
-            ):
-                target = Path(source.path) / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.touch()
+        if isinstance(source, BidsSource):
+            write_names(Path(source.path), source, spec)
+            for listed in (*source.include, *source.exclude):
+                Path(listed).write_text("[]\n")
     if spec.weights is not None and is_file_name(spec.weights):
         Path(spec.weights).hardlink_to(checkpoint)
     return file
+
+
+def write_names(folder: Path, source: BidsSource | GitSource, spec: JobSpec) -> None:
+    """The files of a few people, as far as a submission reads them."""
+    contrast = source.contrasts[0] if source.contrasts else "T2w"
+    session = f"ses-{source.sessions[0]}" if source.sessions else ""
+    rows = ["participant_id\tpathology\tdiagnosis"]
+    for person in range(1, PEOPLE + 1):
+        subject = f"sub-{person:02d}"
+        rows.append(f"{subject}\tMS\tMS")
+        stem = "_".join(filter(None, (subject, session, contrast)))
+        below = Path(subject, session, "anat")
+        for name in (
+            Path(source.images, below, f"{stem}.nii.gz"),
+            *(
+                Path(source.labels, below, f"{stem}{suffix}.nii.gz")
+                for suffix in label_suffixes(source, spec).values()
+            ),
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+
+
+def keep_repositories(store: Path, *, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetch every repository that a shipped job names, from a stand-in of the same names."""
+    for name in ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"):
+        monkeypatch.setenv(name, "2025-01-01T00:00:00Z")
+    for job in JOBS:
+        spec = read(JobSpec, shipped("jobs", job).read_text(), file=job)
+        for source in spec.data:
+            if not isinstance(source, GitSource):
+                continue
+            repository = work / "repositories" / (source.name or "repository")
+            write_names(repository, source, spec)
+            git = (
+                "git",
+                "-C",
+                str(repository),
+                "-c",
+                "user.name=t",
+                "-c",
+                "user.email=t@localhost",
+            )
+            for arguments in (
+                ("init", "--quiet"),
+                ("add", "."),
+                ("commit", "--quiet", "-m", "names"),
+                ("tag", source.ref),
+            ):
+                subprocess.run([*git, *arguments], check=True, capture_output=True)
+            monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+            monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{repository}.insteadOf")
+            monkeypatch.setenv("GIT_CONFIG_VALUE_0", source.url)
+            checkout(source, name="any", store=store, run=processes.run, fetch=True)
 
 
 def text_of(file: Path, cluster: str, *, host: Host) -> str:
