@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ca_hpc import __version__
+from ca_hpc.actions.job_data import Say, silent
 from ca_hpc.actions.prepare import (
     Host,
     Inputs,
@@ -94,7 +95,7 @@ def submit(
     token: str,
     now: datetime,
     warn: Callable[[str], None],
-    say: Callable[[str], None],
+    say: Say = silent,
 ) -> RunFolder:
     """Check everything, write the run folder, submit all stages. Raises CaHpcError.
 

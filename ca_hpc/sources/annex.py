@@ -70,14 +70,14 @@ def get(folder: Path, names: Sequence[str], *, git: Git, say: Callable[[str], No
     if left:
         told = [f"{name}: {reasons.get(name, 'git-annex gave no reason')}" for name in left]
         raise CaHpcError(
-            f"{len(left)} of {len(names)} files cannot be got from {git_remotes(folder, git)}\n"
+            f"{len(left)} of {len(names)} files cannot be got from {_remotes(folder, git)}\n"
             + _few(told),
             hint="is the VPN on, the key loaded? git-annex needs a remote that has them; or make a "
             "pack on a machine that reaches them: ca-hpc data pack",
         )
 
 
-def git_remotes(folder: Path, git: Git) -> str:
+def _remotes(folder: Path, git: Git) -> str:
     """The remotes that were asked, by name."""
     names = git("remote", cwd=folder).stdout.split()
     return ", ".join(name for name in names if name != OLDER) or ORIGIN

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,8 +111,10 @@ class Git:
 
     def _ssh(self, environment: Mapping[str, str], cwd: Path) -> str:
         """The user's own ssh command: the variable that adds to it would hide the setting."""
-        if command := environment.get("GIT_SSH_COMMAND") or environment.get("GIT_SSH"):
+        if command := environment.get("GIT_SSH_COMMAND"):
             return command
+        if program := environment.get("GIT_SSH"):
+            return shlex.quote(program)
         asked = ("git", "config", "--global", "--get", "core.sshCommand")
         return self.run(asked, env=environment, cwd=cwd).stdout.strip() or "ssh"
 

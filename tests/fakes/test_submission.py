@@ -113,7 +113,7 @@ def test_status_is_one_squeue(slurm: FakeSlurm, host: Host, job_file: Path) -> N
     before = len(slurm.calls)
     tasks = {task.task: task for task in status(run).tasks}
     assert [call["program"] for call in slurm.calls[before:]] == ["squeue"]
-    assert tasks["prepare"].state is TaskState.RUNNING
+    assert tasks["prepare-shard0"].state is TaskState.RUNNING
     assert tasks["train-scratch-fold4"].state is TaskState.PENDING
     assert tasks["train-scratch-fold4"].cause == "PartitionConfig"
 
@@ -133,7 +133,7 @@ def test_sacct_is_asked_for_what_squeue_has_forgotten(
     first, second = slurm.calls[before:]
     assert first["arguments"][-1] == "101,102,103,104,105"
     assert second["arguments"][-1] == "102,103,104,105"
-    assert states["prepare"] is TaskState.RUNNING
+    assert states["prepare-shard0"] is TaskState.RUNNING
     assert states["train-scratch-fold1"] is TaskState.NODE_FAIL
     assert states["report"] is TaskState.UNKNOWN  # no row anywhere yet: not failed
 
@@ -162,7 +162,7 @@ def test_without_slurmdbd_what_squeue_says_is_shown(
     now = status(run)
     states = {task.task: task.state for task in now.tasks}
     assert now.trouble is None
-    assert states["prepare"] is TaskState.RUNNING
+    assert states["prepare-shard0"] is TaskState.RUNNING
     assert states["train-scratch-fold1"] is TaskState.FAILED
 
 

@@ -69,7 +69,7 @@ def test_short_stages_share_a_job_where_the_site_forbids_short_ones(
     status = site.follow(run)
     assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(run, status)
     jobs = {task["task"]: task["job"] for task in status["tasks"]}
-    assert jobs["prepare"] == jobs["preprocess"] and jobs["evaluate"] == jobs["report"]
+    assert jobs["prepare-shard0"] == jobs["preprocess"] and jobs["evaluate"] == jobs["report"]
     assert len(set(jobs.values())) == 3
 
 
@@ -95,15 +95,15 @@ def test_an_image_that_changed_after_submission_runs_nothing(site: Site, image: 
     site.user.run(("scontrol", "release", first), env=site.environment)
     status = site.follow(run)
     states = {task["task"]: task["state"] for task in status["tasks"]}
-    assert states["prepare"] == "FAILED"
+    assert states["prepare-shard0"] == "FAILED"
     assert states["train-scratch-fold1"] == "CANCELLED"
-    result = json.loads((run / "tasks/prepare/result.json").read_text())
+    result = json.loads((run / "tasks/prepare-shard0/result.json").read_text())
     assert result["exit_code"] == 3
     assert result["cause"].count("sha256:") == 2
     assert not (run / "nnunet/raw").exists()
 
 
-def test_a_bad_case_fails_prepare_with_its_reason_and_cancels_what_depends_on_it(
+def test_a_bad_case_fails_assembling_with_its_reason_and_cancels_what_depends_on_it(
     site: Site, image: Path
 ) -> None:
     spec = small_job(site.folder, image=image, name="bad")
@@ -112,11 +112,12 @@ def test_a_bad_case_fails_prepare_with_its_reason_and_cancels_what_depends_on_it
     run = site.submit(site.write("job", spec))
     status = site.follow(run)
     tasks = {task["task"]: task for task in status["tasks"]}
-    assert tasks["prepare"]["state"] == "FAILED"
-    assert victim.name in tasks["prepare"]["cause"]
+    assert tasks["prepare-shard0"]["state"] == "COMPLETED"
+    assert tasks["assemble"]["state"] == "FAILED"
+    assert victim.name in tasks["assemble"]["cause"]
     assert tasks["train-scratch-fold1"]["state"] == "CANCELLED"
     assert tasks["report"]["state"] == "COMPLETED"
-    assert list((run / "nnunet/raw").iterdir()) == []
+    assert not list((run / "nnunet/raw").glob("*"))
     assert victim.name in (run / "report.html").read_text()
 
 
