@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ca_hpc import __version__, processes
+from ca_hpc import __version__
 from ca_hpc.actions import prepare
 from ca_hpc.actions.job_data import Say
 from ca_hpc.actions.prepare import Host
 from ca_hpc.core.record import Case, Cases
-from ca_hpc.errors import CaHpcError, ExitCode
+from ca_hpc.errors import CaHpcError
 from ca_hpc.store.pack import Pack, Progress
 from ca_hpc.store.pack_writer import write_pack
 
@@ -77,17 +75,23 @@ def check(
     What is not fetched yet is fetched. ``progress``: told the cases that are done, and all.
     """
     from ca_hpc.imaging.conversion import conversion_of
+    from ca_hpc.imaging.pool import in_pool
+    from ca_hpc.imaging.verdicts import verdicts
 
     job = prepare.read_job(job_file, host=host)
     cases = prepare.find_cases(job, host=host, fetch=True, say=say).cases
     conversion = conversion_of(job.spec, cases)
     with tempfile.TemporaryDirectory(prefix="ca-hpc-check-") as folder:
         work = partial(_tried, conversion=conversion, folder=Path(folder))
-        records = []
-        for record in _in_pool(work, cases.cases, workers=workers):
-            records.append(record)
+        records: dict[str, Record] = {}
+        found = in_pool(work, cases.cases, workers=workers, hint="fewer at once: --workers 1")
+        for case, record in zip(cases.cases, found, strict=True):
+            records[case.id] = record
             progress(len(records), len(cases.cases))
-    return _looked(cases.cases, records)
+    judged = verdicts(cases.cases, records)
+    return Looked(
+        len(cases.cases), tuple(judged.problems.values()), tuple(judged.left_out.values())
+    )
 
 
 def _tried(case: Case, conversion: Conversion, folder: Path) -> Record:
@@ -106,38 +110,3 @@ def _tried(case: Case, conversion: Conversion, folder: Path) -> Record:
             f"{case.images[0]} changes while it is read", hint="wait, then check again"
         )
     return record
-
-
-def _in_pool(
-    work: Callable[[Case], Record], cases: Sequence[Case], *, workers: int
-) -> Iterator[Record]:
-    with ProcessPoolExecutor(
-        min(workers, len(cases)), initializer=processes.end_with_parent
-    ) as pool:
-        try:
-            yield from pool.map(work, cases)
-        except BrokenProcessPool as error:
-            raise CaHpcError(
-                "a process that read images was killed, most often for want of memory",
-                hint="fewer at once: --workers 1",
-                exit_code=ExitCode.TASK_FAILED,
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)  # on Ctrl-C, the rest is not wanted
-
-
-def _looked(cases: Sequence[Case], records: Sequence[Record]) -> Looked:
-    problems, left_out = [], []
-    first: dict[str, Case] = {}
-    for case, record in zip(cases, records, strict=True):
-        if record.problem is not None:
-            problems.append(record.problem)
-        elif record.converted is not None and record.converted.left_out is not None:
-            left_out.append(record.converted.left_out)
-        elif record.converted is not None:
-            same = first.setdefault(record.converted.content_sha256, case)
-            if same is not case:
-                problems.append(
-                    f"{', '.join(case.images)}: holds the same image as {', '.join(same.images)}"
-                )
-    return Looked(len(cases), tuple(problems), tuple(left_out))

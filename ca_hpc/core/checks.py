@@ -11,6 +11,8 @@ from ca_hpc.core.regions import outer_first
 from ca_hpc.core.spec import Arm, JobSpec
 from ca_hpc.core.yaml_door import Document, Place, Problem
 
+# of https the user alone may be a token; ssh's git@ is none
+_SECRET = re.compile(r"^https?://[^/]*@|^[a-z+]+://[^/@]*:[^/@]*@")
 # 250 of nnUNetTrainer_250epochs
 _EPOCHS = re.compile(r"_(\d+)ep(?:ochs?)?(?:_|$)")
 
@@ -131,6 +133,12 @@ def _sources(spec: JobSpec, document: Document) -> Iterator[Problem]:
         names.append(name)
         if isinstance(source.person, PersonByPattern):
             yield from _pattern(source.person.pattern, position, document)
+        if source.type == "git" and _SECRET.match(source.url):
+            yield Problem(
+                document.place(("data", position, "url")),
+                f"data[{position}].url: names a user or a password, which the run's record would "
+                "keep: leave them out, git asks its credential store",
+            )
         if source.test_set in TAKEN:
             yield Problem(
                 document.place(("data", position, "test_set")),

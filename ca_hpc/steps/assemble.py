@@ -22,6 +22,7 @@ from ca_hpc.imaging.case_table import places, table
 from ca_hpc.imaging.conversion import conversion_of
 from ca_hpc.imaging.convert import Converted
 from ca_hpc.imaging.prepared import PreparedFolder, Record
+from ca_hpc.imaging.verdicts import verdicts
 from ca_hpc.nnunet.raw_dataset import TRAINING_FOLDERS, dataset_json, folders_of_test_set
 from ca_hpc.steps.assembled import RECORD, assembled, is_assembled
 from ca_hpc.steps.entry import StepCall, main
@@ -60,10 +61,11 @@ def _assemble(call: StepCall) -> None:
     found = {case: record for case, record in records.items() if record is not None}
     if len(found) < len(records):
         raise CaHpcError("the files of some cases change all the time", hint="wait, then retry")
-    skipped, problems = _skipped(found), _problems(data.cases, found)
+    judged = verdicts(data.cases, found)
+    problems, unused = judged.problems, judged.unused
     if problems and (spec.prepare.on_error == "fail" or len(problems) == len(data.cases)):
         raise _unusable(spec, data, problems)
-    used = [case for case in data.cases if case.id not in {**skipped, **problems}]
+    used = [case for case in data.cases if case.id not in unused]
     division = divide(used, spec.splits)
     drafts = folder.drafts(OWNER, call.attempt.name)
     draft = drafts / data.dataset
@@ -74,7 +76,7 @@ def _assemble(call: StepCall) -> None:
         data.cases,
         converted=converted,
         places=places(division),
-        problems={**skipped, **problems},
+        problems=unused,
     )
     target = run.raw / data.dataset
     run.raw.mkdir(parents=True, exist_ok=True)
@@ -86,36 +88,8 @@ def _assemble(call: StepCall) -> None:
     made_of = assembled(run, (found[case.id].inputs for case in data.cases))
     atomic.write_text(run.file(RECORD), encode(made_of))
     draft.replace(target)
-    for sentence in _told(spec, used, division, converted, skipped={**skipped, **problems}):
+    for sentence in _told(spec, used, division, converted, skipped=unused):
         call.say(sentence)
-
-
-def _skipped(records: Mapping[str, Record]) -> dict[str, str]:
-    """Why cases are left out with which nothing is wrong, by id."""
-    return {
-        case: record.converted.left_out
-        for case, record in records.items()
-        if record.converted is not None and record.converted.left_out is not None
-    }
-
-
-def _problems(cases: Sequence[Case], records: Mapping[str, Record]) -> dict[str, str]:
-    """What is wrong with cases, by id. Of cases with the same images all but the first by id."""
-    out: dict[str, str] = {}
-    first: dict[str, Case] = {}
-    for case in sorted(cases, key=lambda case: case.id):
-        record = records[case.id]
-        if record.problem is not None:
-            out[case.id] = record.problem
-        elif record.converted is not None and record.converted.left_out is None:
-            same = first.setdefault(record.converted.content_sha256, case)
-            if same is not case:
-                out[case.id] = f"{_images(case)}: holds the same image as {_images(same)}"
-    return out
-
-
-def _images(case: Case) -> str:
-    return (f"{case.archive}: " if case.archive else "") + ", ".join(case.images)
 
 
 def _unusable(spec: JobSpec, data: Cases, problems: Mapping[str, str]) -> CaHpcError:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from functools import partial
 
-from ca_hpc import processes
 from ca_hpc.core.record import Case
-from ca_hpc.errors import CaHpcError, ExitCode
 from ca_hpc.imaging.conversion import Conversion, conversion_of
+from ca_hpc.imaging.pool import in_pool
 from ca_hpc.imaging.prepared import PreparedFolder
 from ca_hpc.steps.assembled import is_assembled
 from ca_hpc.steps.entry import StepCall, main
@@ -44,7 +41,9 @@ def convert_missing(
     drafts = folder.drafts(owner, call.attempt.name)
     work = partial(folder.prepare, conversion=conversion, drafts=drafts)
     there = len(cases) - len(missing)
-    for done, _ in enumerate(_in_pool(work, missing, workers=call.cpus), start=there + 1):
+    hint = "more of it: resources.prepare.memory; fewer at once: resources.prepare.cpus"
+    ended = in_pool(work, missing, workers=call.cpus, hint=hint)
+    for done, _ in enumerate(ended, start=there + 1):
         call.emit({"event": "case", "done": done, "total": len(cases)})
     shutil.rmtree(drafts)
     return len(missing)
@@ -53,25 +52,6 @@ def convert_missing(
 def shard_of(case: Case, shards: int) -> int:
     """Which shard a case belongs to: the same whatever other cases there are."""
     return int(hashlib.sha256(case.id.encode()).hexdigest()[:8], 16) % shards
-
-
-def _in_pool(
-    work: Callable[[Case], None], cases: Sequence[Case], *, workers: int
-) -> Iterator[None]:
-    if not cases:
-        return
-    # forked workers wait for ever when their parent is killed: they hold each other's queue open
-    with ProcessPoolExecutor(
-        min(workers, len(cases)), initializer=processes.end_with_parent
-    ) as pool:
-        try:
-            yield from pool.map(work, cases)
-        except BrokenProcessPool as error:
-            raise CaHpcError(
-                "a process that converted cases was killed, most often for want of memory",
-                hint="more of it: resources.prepare.memory; fewer at once: resources.prepare.cpus",
-                exit_code=ExitCode.TASK_FAILED,
-            ) from error
 
 
 if __name__ == "__main__":

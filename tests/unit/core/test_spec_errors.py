@@ -296,6 +296,9 @@ def test_what_is_said_of_the_data_must_fit_together(lines: str, told: str) -> No
         ("{type: msd, path: a, test_set: x, split: {file: y}}", "all of it is the test set x"),
         ("{type: msd, path: a, split: {train: 1.0, val: 0.5}}", "data[0].split: train, val and"),
         ("{type: git, url: a, label_suffix: _s, commit: abc}", "data[0].commit"),
+        ("{type: git, url: 'https://me:pw@h/x', label_suffix: _s}", "data[0].url: names a user"),
+        ("{type: git, url: 'https://token@h/x', label_suffix: _s}", "data[0].url: names a user"),
+        ("{type: git, url: 'ssh://git:pw@h/x', label_suffix: _s}", "data[0].url: names a user"),
         ("{type: pack, path: a, sha256: abc}", "data[0].sha256"),
     ],
 )
