@@ -81,9 +81,11 @@ def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = No
     cases = inputs.cases.cases
     people = len({(case.people, case.person) for case in cases})
     held_out = sum(map(len, inputs.data.division.tests.values()))
-    of_them = f", {held_out} of them in test sets" if held_out else ""
+    of_them = f" ({held_out} in test sets)" if held_out else ""
+    for origin in inputs.cases.origins:
+        typer.echo(f"{origin.source}: {origin.url} at {origin.commit or f'sha256:{origin.sha256}'}")
     typer.echo(
-        f"{job_file} is valid: {len(cases)} images of {people} people{of_them}, "
+        f"{job_file} is valid: {len(cases)} images{of_them} of {people} people, "
         f"{len(flow.stages)} stages, {len(flow.tasks)} tasks on {job.cluster.name}; "
         f"{estimate(job.spec, inputs.cases, runs=job.runs).text}"
     )

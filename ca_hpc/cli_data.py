@@ -92,7 +92,7 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every image and label as the stage prepare would; exit code 1 if any cannot be used."""
+    """Read every image and label as the stage prepare would; exit code 2 if any cannot be used."""
     from ca_hpc.actions import data as action
     from ca_hpc.actions.prepare import Host
 
@@ -111,11 +111,15 @@ def check(
             typer.echo(line)
         for line in looked.left_out:
             typer.echo(f"left out: {line}")
+        for label, count in looked.empty.items():
+            typer.echo(
+                f"{count} of {looked.cases} images have no {label} (empty_label: fail refuses)"
+            )
         told = f"{len(looked.problems)} cannot be used" if looked.problems else "all can be used"
         told += f", {len(looked.left_out)} of them left out" * bool(looked.left_out)
         typer.echo(f"{looked.cases} images: {told}")
     if looked.problems:
-        raise typer.Exit(int(ExitCode.TASK_FAILED))
+        raise typer.Exit(int(ExitCode.USAGE))
 
 
 def _say(text: str) -> None:

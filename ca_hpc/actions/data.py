@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,11 +36,15 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What reading all images told. ``problems``: a line each; ``left_out``: allowed, not used."""
+    """What reading all images told. ``problems``: a line each; ``left_out``: allowed, not used.
+
+    ``empty``: how many images that can be used have nothing of a label.
+    """
 
     cases: int
     problems: tuple[str, ...]
     left_out: tuple[str, ...]
+    empty: Mapping[str, int]
 
 
 def fetch(job_file: Path, *, host: Host, say: Say) -> Cases:
@@ -89,8 +93,14 @@ def check(
             records[case.id] = record
             progress(len(records), len(cases.cases))
     judged = verdicts(cases.cases, records)
+    used = [records[case.id].converted for case in cases.cases if case.id not in judged.unused]
+    voxels = [each.label_voxels for each in used if each is not None]
+    counts = {name: sum(not each[name] for each in voxels) for name in cases.targets}
     return Looked(
-        len(cases.cases), tuple(judged.problems.values()), tuple(judged.left_out.values())
+        len(cases.cases),
+        tuple(judged.problems.values()),
+        tuple(judged.left_out.values()),
+        {name: count for name, count in counts.items() if count},
     )
 
 

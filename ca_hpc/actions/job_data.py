@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ca_hpc import processes
-from ca_hpc.core.data_spec import GitSource, Shares
+from ca_hpc.core.data_spec import GitSource, Shares, SplitFile
 from ca_hpc.core.record import Cases
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.core.splits import TRAIN, Division, divide
@@ -78,6 +78,16 @@ def _check_paths(spec: JobSpec) -> None:
         f"data[{position}]: {source.path} does not exist"
         for position, source in enumerate(spec.data)
         if source.type != "git" and not Path(source.path).exists()
+    ]
+    lists = [("splits", spec.splits)] + [
+        (f"data[{i}].split", source.split)
+        for i, source in enumerate(spec.data)
+        if source.type != "pack" and source.split is not None
+    ]
+    problems += [
+        f"{key}: {split.file} does not exist"
+        for key, split in lists
+        if isinstance(split, SplitFile) and not Path(split.file).exists()
     ]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -37,11 +37,11 @@ def _about_people(cases: Cases) -> Iterator[str]:
     for case in cases.cases:
         joined = re.sub(r"[-_]?[Ss]es(sion)?[-_]?\w+$", "", case.person)
         people.setdefault((case.source, joined), set()).add(case.person)
-    for (source, _), names in people.items():
-        if len(names) > 1:
-            yield (
-                f"data: {' and '.join(sorted(names)[:2])} of {source} count as several people, and "
-                "may be in training and validation of one fold; if they are one person, say so: "
-                "person: {pattern: 'sub-([0-9]+)'}"
-            )
-            return
+    several = [(source, sorted(names)) for (source, _), names in people.items() if len(names) > 1]
+    for source, (first, second, *_) in several[:1]:
+        others = f", and {len(several) - 1} more like them," if len(several) > 1 else ""
+        yield (
+            f"data: {first} and {second} of {source}{others} count as several people, and may be "
+            "in training and validation of one fold; if they are one person, say so: "
+            "person: {pattern: '^(.+?)[-_]?[Ss]es'}"
+        )

@@ -162,6 +162,7 @@ _WORDS: Final = {
     "dataclass_type": "should be keys with values",
     "dict_type": "should be keys with values",
     "tuple_type": "should be a list",
+    "string_pattern_mismatch": "should be hexadecimal digits, 40 of a commit or 64 of a sha256",
     "string_type": "should be text",
     "bool_type": "should be true or false",
     "int_type": "should be a whole number",

@@ -53,9 +53,7 @@ def _understood(file: Stored, labels: Mapping[str, Label]) -> tuple[str | None, 
     if len(labels) > 1:
         return None, _expected(file.values, file.path, labels)
     ((name, rule),) = labels.items()
-    if rule.from_values:
-        return name, _equal(file.values, rule.from_values)
-    return name, _above_half(file.values, file.path)
+    return name, mask_of(file.values, file.path, name=name, from_values=rule.from_values)
 
 
 def mask_of(
@@ -74,7 +72,7 @@ def mask_of(
         return np.asarray(values == most)
     found = np.unique(values)
     found = found[found != 0]
-    if len(found) <= TOLD and (found == np.round(found)).all():
+    if least >= 0 and len(found) <= TOLD and (found == np.round(found)).all():
         whole = [int(value) for value in found]
         raise BadCase(
             f"{path}: values {', '.join(map(str, whole))} in a mask of {name}: "

@@ -15,6 +15,7 @@ Regions = Mapping[str, tuple[int, ...]]
 # (preprocessing/normalization/map_channel_name_to_normalization.py)
 _OWN_NORMALISATION: Final = {"ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1"}
 NOT_NORMALISED: Final = "noNorm"
+DEFAULT_LABELS: Final = {"cord": 1}  # of a job that says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
         if not own:  # unreadable, which is told
             continue
         of_part = part.regions or of_spec
+        if all(each.labels is not None for each in parts):
+            problems += _overruled(spec, part, of_spec)
         by_value = bool(regions and of_part) and (in_maps or part.in_maps)
         if labels and not _same(labels, own, by_value=by_value):
             problems.append(f"{part.key}: labels {dict(own)} differ from {dict(labels)} before it")
@@ -69,6 +72,24 @@ def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
         regions = regions or of_part
         channels = channels or part.channels
     return Agreement(dict(labels), dict(regions), channels, tuple(problems))
+
+
+def _overruled(spec: JobSpec, part: Terms, of_spec: Regions) -> list[str]:
+    """Where all sources bring labels along: what the job says of them, and says otherwise."""
+    said: list[str] = []
+    if not part.labels:
+        return said
+    if spec.label_values != DEFAULT_LABELS and dict(spec.label_values) != dict(part.labels):
+        said.append(
+            f"{part.key} brings labels {dict(part.labels)} along, the job says "
+            f"{dict(spec.label_values)}: leave `labels` out, or let them agree"
+        )
+    if spec.regions and part.regions and dict(of_spec) != dict(part.regions):
+        said.append(
+            f"{part.key} brings regions {dict(part.regions)} along, the job says {dict(of_spec)}: "
+            "leave `regions` out, or let them agree"
+        )
+    return said
 
 
 def _regions(spec: JobSpec, parts: Sequence[Terms]) -> tuple[Regions, list[str]]:

@@ -65,7 +65,7 @@ def get(folder: Path, names: Sequence[str], *, git: Git, say: Callable[[str], No
         some = names[start : start + _AT_ONCE]
         if lacking := _linked(folder, some, git=git):
             reasons |= _got(folder, lacking, git=git, say=say)
-        say(f"{start + len(some)} of {len(names)} files")
+        say(f"{start + len(some)} of {len(names)} files asked for")
     left = _lacking(folder, names)
     if left:
         told = [f"{name}: {reasons.get(name, 'git-annex gave no reason')}" for name in left]

@@ -35,7 +35,7 @@ def read_table(path: Path) -> Table:
     text = read_text(path, kind="a table")
     reader = csv.reader(
         io.StringIO(text, newline=""),
-        delimiter="," if path.suffix == ".csv" else "\t",
+        delimiter=_delimiter(path, text.partition("\n")[0]),
         strict=True,  # else a quote that is never closed swallows the rows after it
     )
     try:
@@ -55,6 +55,12 @@ def read_table(path: Path) -> Table:
     except csv.Error as error:
         raise Unreadable(f"{path}:{reader.line_num}: cannot be read as a table: {error}") from error
     return Table(columns, rows)
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """What the ending promises; where the header has none of it, what spreadsheets write."""
+    first = "," if path.suffix == ".csv" else "\t"
+    return next((one for one in (first, ";", "\t", ",") if one in header), first)
 
 
 class _Texts(yaml.BaseLoader):

@@ -58,16 +58,31 @@ def partial(found: Iterable[Found], *, name: str) -> Iterator[str]:
         yield f"{images} a {has} but no {lacks} file; left out: {first_three(stems)}"
 
 
+def unlabelled(found: Sequence[Found], *, name: str) -> Iterator[str]:
+    """Of a source of which some images have labels, those that have none."""
+    none = [each.stem for each in found if not each.labels]
+    if none and len(none) < len(found):
+        images = "1 image" if len(none) == 1 else f"{len(none)} images"
+        yield f"{images} of {name} without a label, left out: {first_three(none)}"
+
+
 def nothing(
-    source: Scanned, spec: JobSpec, listing: Listing, taken: Sequence[Found], *, name: str
+    source: Scanned,
+    spec: JobSpec,
+    listing: Listing,
+    taken: Sequence[Found],
+    *,
+    name: str,
+    remarks: Sequence[str],
 ) -> str:
-    """Why a source has no cases."""
+    """Why a source has no cases. ``remarks``: of the filters."""
     if not listing.found:
         return listing.empty
     if not taken:
         keys = ("include", "exclude", "where", "contrasts", "sessions")
         given = [key for key in keys if getattr(source, key, ())]
-        return f"none of its {len(listing.found)} images is left by {' and '.join(given)}"
+        told = f"none of its {len(listing.found)} images is left by {' and '.join(given)}"
+        return "; ".join([told, *remarks])
     if some := [*partial(taken, name=name)]:
         return "; ".join(some)
     if isinstance(source, BidsSource | GitSource):

@@ -11,7 +11,7 @@ from ca_hpc.core.record import LabelFile
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.documents import Unreadable, read_json
 from ca_hpc.sources.found import Found, Listing
-from ca_hpc.sources.names import entities, first_three, stem, subject_of
+from ca_hpc.sources.names import entities, first_three, stem, subject_of, told_apart
 from ca_hpc.sources.nnunet import channel_names
 from ca_hpc.sources.roles import ROLES
 
@@ -72,13 +72,14 @@ def _found(entry: object, *, spec: JobSpec, split: str, folder: Path, place: str
     name = images[0].name
     told = entities(name)
     row = {str(k): str(v) for k, v in entry.items() if isinstance(v, str | int | float)}
+    subject = row.get("subject") or subject_of(images[0])
     return Found(
-        stem=row.get("case") or stem(name),
+        stem=row.get("case") or told_apart(stem(name), subject=subject),
         folder=folder,
         images=tuple(folder / image for image in images),
         labels=tuple(LabelFile(str(folder / path), label) for label, path in labels.items()),
         masks=tuple(str(folder / masks[mask]) for mask in spec.mask_channels if mask in masks),
-        subject=row.get("subject") or subject_of(images[0]),
+        subject=subject,
         session=(row.get("session") or told.get("ses", "")).removeprefix("ses-") or None,
         contrast=row.get("contrast") or (stem(name).rsplit("_", 1)[-1] if told else "MRI"),
         pathology=row.get("pathology") or None,

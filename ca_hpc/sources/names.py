@@ -38,6 +38,11 @@ def subject_of(image: Path) -> str:
     return stem(image.name)
 
 
+def told_apart(stem: str, *, subject: str) -> str:
+    """``stem``, begun with the subject unless it is: each person's folder may hold a ``t2``."""
+    return stem if stem.startswith(subject) else f"{subject}_{stem}"
+
+
 def case_id(source: str, stem: str) -> str:
     """The identifier of a case: letters, digits and dashes, at most ``MOST_ID`` of them."""
     whole = f"{source}_{stem}"

@@ -11,7 +11,7 @@ from ca_hpc.core.record import LabelFile
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.documents import Unreadable, read_table
 from ca_hpc.sources.found import Found, Listing
-from ca_hpc.sources.names import stem
+from ca_hpc.sources.names import stem, told_apart
 from ca_hpc.sources.roles import role
 
 _SEPARATOR: Final = ";"  # between the channels of one image
@@ -65,7 +65,7 @@ def _found(
     wanted = () if None in labels else spec.labels
     masks = {name: row.get(f"mask_{name}") for name in spec.mask_channels}
     return Found(
-        stem=row.get("case") or stem(images[0].name),
+        stem=row.get("case") or told_apart(stem(images[0].name), subject=row["subject"]),
         folder=folder,
         images=images,
         labels=tuple(LabelFile(str(folder / path), label) for label, path in labels.items()),

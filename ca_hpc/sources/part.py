@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from ca_hpc.core.data_spec import (
     Shares,
     SplitFile,
 )
-from ca_hpc.core.record import Case, Origin
+from ca_hpc.core.record import Case, Cases, Origin
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.sources import faults
@@ -63,7 +64,20 @@ def of_pack(source: PackSource, *, key: str) -> Part:
     except CaHpcError as error:
         return _refused(key, f"{key}: {error.message}")
     terms = Terms(key, cases.labels, cases.regions, cases.channel_names)
-    return Part(terms, cases.cases, cases.origins, remarks=cases.remarks)
+    return Part(
+        terms, cases.cases, cases.origins, remarks=(*cases.remarks, *_settled(source, cases))
+    )
+
+
+def _settled(source: PackSource, cases: Cases) -> Iterator[str]:
+    """What a pack has decided already, where it was made."""
+    parts = Counter(case.split for case in cases.cases if case.split is not None)
+    if parts:
+        told = ", ".join(f"{count} in {part}" for part, count in sorted(parts.items()))
+        yield (
+            f"{Path(source.path).name}: its images bring their part of the split along ({told}); "
+            "`splits` counts for the others"
+        )
 
 
 def of_git(
@@ -101,7 +115,7 @@ def of_folder(
     whole = [found for found in taken.found if not found.lacking]
     problems = [*listing.problems, *faults.uneven(whole, listing.channels)]
     if not whole and not problems:
-        why = faults.nothing(source, spec, listing, taken.found, name=name)
+        why = faults.nothing(source, spec, listing, taken.found, name=name, remarks=taken.remarks)
         problems.append(f"{key}: {why}")
     cases = []
     for found in whole:
@@ -112,6 +126,7 @@ def of_folder(
         elif not wrong:
             cases.append(_case(found, source, name=name, person=person, spec=spec))
         problems += wrong
+    is_bids = isinstance(source, BidsSource | GitSource)  # of lists an image without one is a slip
     return Part(
         Terms(
             key,
@@ -128,6 +143,7 @@ def of_folder(
             *listing.remarks,
             *taken.remarks,
             *faults.partial(taken.found, name=name),
+            *(faults.unlabelled(taken.found, name=name) if is_bids else ()),
             *_split_anew(spec, source, whole, name=name),
         ),
     )

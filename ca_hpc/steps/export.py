@@ -154,15 +154,28 @@ def _facts(run: RunFolder, model: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _pins(run: RunFolder, arm: str, *, training: Training) -> tuple[tuple[str, str], ...]:
-    pins, image, cases = run.pins, run.workflow.runtime.image, run.cases.cases
+    pins, image = run.pins, run.workflow.runtime.image
+    cases = [case for case in run.cases.cases if case.id in _seen(run)]
     return (
         ("run", f"{run.path.name}, arm {arm}, {pins.created}"),
         ("ca-hpc", pins.ca_hpc),
         ("nnU-Net", metadata.version("nnunetv2")),
         ("container image", f"sha256:{image.sha256}" if image else "none"),
-        ("data set", f"{len(cases)} images of {len({case.person for case in cases})} people"),
+        (
+            "learnt and validated with",
+            f"{len(cases)} images of {len({(c.people, c.person) for c in cases})} people",
+        ),
         ("training", training_length(training)),
     )
+
+
+def _seen(run: RunFolder) -> frozenset[str]:
+    """The cases of training and validation: not those of test sets, nor those left out."""
+    file = run.file("splits.json")
+    if not file.is_file():
+        return frozenset(case.id for case in run.cases.cases)
+    folds = json.loads(file.read_text())
+    return frozenset(case for fold in folds for part in fold.values() for case in part)
 
 
 def _pretrained(run: RunFolder, arm: str) -> tuple[tuple[str, str], ...]:

@@ -121,7 +121,7 @@ def test_check_lists_everything_that_is_wrong(tmp_path: Path, ca_hpc: Call) -> N
     for old, new in ((third, fourth), (label_of(third), label_of(fourth))):
         shutil.copy(old, new)
     shown = ca_hpc("data", "check", "job.yaml", "--workers", "1")
-    assert shown.code == 1
+    assert shown.code == 2
     *lines, last = shown.out.splitlines()
     assert len(lines) == 3 and last.endswith("3 cannot be used")
     for line, file, reason in zip(

@@ -98,7 +98,7 @@ def card(run: RunFolder) -> str:
 def test_a_fold_says_how_many_images_it_was_trained_on(tmp_path: Path) -> None:
     text = card(published(tmp_path, arm=Arm(weights="random", plans="planner", epochs=3)))
     assert "| 1 | 0.8750 | 2 | 3 |" in text
-    assert "| data set | 5 images of 5 people |" in text
+    assert "| learnt and validated with | 5 images of 5 people |" in text
     assert "| training | 3 epochs of 20 iterations |" in text
     assert "| spacing, mm | RL 0.8, AP 0.5, SI 1 |" in text
     assert "| patch, voxels | RL 32, AP 64, SI 48 |" in text

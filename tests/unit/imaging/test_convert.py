@@ -222,9 +222,7 @@ def test_a_fourth_dimension_of_one_is_no_dimension(folder: Path, convert: Conver
 # --- labels --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("stored", "kept"), [(0.0, 0), (0.49, 0), (0.5, 0), (0.51, 1), (1.0, 1), (255.0, 1)]
-)
+@pytest.mark.parametrize(("stored", "kept"), [(0.0, 0), (0.49, 0), (0.5, 0), (0.51, 1), (1.0, 1)])
 def test_a_soft_label_is_cut_at_a_half(
     folder: Path, convert: Convert, stored: float, kept: int
 ) -> None:

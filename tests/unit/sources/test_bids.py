@@ -32,7 +32,7 @@ def test_images_with_a_label_are_found_with_subject_session_and_contrast(
     assert found.dataset == "Dataset501_my_job"
     assert found.labels == {"cord": 1}
     assert found.channel_names == ("MRI",)
-    assert found.remarks == ()
+    assert found.remarks == ("1 image of s1 without a label, left out: sub-03_T2w",)
     first, second = found.cases
     assert first == Case(
         id="s1-sub-01-ses-a-T1w",
@@ -126,6 +126,7 @@ def test_images_with_some_of_their_labels_are_left_out_in_one_remark(
         "5 images of s1 have a cord but no lesion file; left out: "
         "sub-02_T2w, sub-03_T2w, sub-04_T2w, …",
         "1 image of s1 has a lesion but no cord file; left out: sub-07_T2w",
+        "1 image of s1 without a label, left out: sub-08_T2w",
     )
 
 
@@ -293,7 +294,8 @@ def test_nothing_left_by_the_filters_says_so(tmp_path: Path, put_bids: Put) -> N
     put_bids("sub-01_T2w", "sub-02_T2w")
     source = with_keys(BIDS, "contrasts: [T1w], exclude: [sub-01]")
     assert problems(tmp_path, source) == [
-        "data[0]: none of its 2 images is left by exclude and contrasts"
+        "data[0]: none of its 2 images is left by exclude and contrasts; "
+        "s1: contrasts: nothing is called T1w"
     ]
 
 

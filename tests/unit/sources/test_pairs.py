@@ -98,7 +98,7 @@ def test_names_with_commas_quotes_and_null_characters(tmp_path: Path, put: Put) 
     put('a,"b".nii.gz', "seg.nii.gz")
     text = 'image,label,subject\n"a,""b"".nii.gz",seg.nii.gz,1\n'
     (case,) = scanned(tmp_path, pairs(tmp_path, text)).cases
-    assert case.id == "s1-a-b-"
+    assert case.id == "s1-1-a-b-"
     text = "image,label,subject\na\0.nii.gz,seg.nii.gz,1\n"
     (problem,) = problems(tmp_path, pairs(tmp_path, text))
     assert problem.startswith(f"{tmp_path}/pairs.csv:2: ")
@@ -109,7 +109,7 @@ def test_a_cell_of_several_lines_is_no_subject(tmp_path: Path, put: Put) -> None
     put("a.nii.gz", "seg.nii.gz")
     text = 'image,label,subject\na.nii.gz,seg.nii.gz,"a\nb"\n'
     assert problems(tmp_path, pairs(tmp_path, text)) == [
-        rf"{tmp_path}/pairs.csv:3: a: its subject 'a\nb' is more than a line of text"
+        rf"{tmp_path}/pairs.csv:3: a\nb_a: its subject 'a\nb' is more than a line of text"
     ]
 
 
@@ -156,16 +156,19 @@ def test_labels_and_masks_may_have_columns_each(tmp_path: Path, put: Put) -> Non
     assert second.labels == (LabelFile(f"{tmp_path}/both.nii.gz"),)
     assert found.channel_names == ("MRI", "noNorm")
     assert found.remarks == (
-        "1 image of s1 has a cord but no lesion file; left out: c",
-        "1 image of s1 has a label but no levels file; left out: d",
+        "1 image of s1 has a cord but no lesion file; left out: 3_c",
+        "1 image of s1 has a label but no levels file; left out: 4_d",
     )
 
 
 def test_cases_may_have_a_column_for_their_names(tmp_path: Path, put: Put) -> None:
     put("1/t2.nii.gz", "2/t2.nii.gz", "seg.nii.gz")
     text = "image,label,subject\n1/t2.nii.gz,seg.nii.gz,1\n2/t2.nii.gz,seg.nii.gz,2\n"
-    (problem,) = problems(tmp_path, pairs(tmp_path, text))
-    assert problem.endswith("would both become case s1-t2")
+    found = scanned(tmp_path, pairs(tmp_path, text))
+    assert [case.id for case in found.cases] == ["s1-1-t2", "s1-2-t2"]
+    again = text + "./1/t2.nii.gz,seg.nii.gz,1\n"
+    (problem,) = problems(tmp_path, pairs(tmp_path, again))
+    assert problem.endswith("would both become case s1-1-t2")
     text = "image,label,subject,case\n1/t2.nii.gz,seg.nii.gz,1,x\n2/t2.nii.gz,seg.nii.gz,2,y\n"
     found = scanned(tmp_path, pairs(tmp_path, text))
     assert [case.id for case in found.cases] == ["s1-x", "s1-y"]
