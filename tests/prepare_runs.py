@@ -73,7 +73,12 @@ def run_of(
     )
     run.write_spec("spec.json", spec)
     found = Cases(
-        DATASET, spec.label_values, tuple(cases), channel_names=channel_names, regions=spec.regions
+        DATASET,
+        spec.label_values,
+        tuple(cases),
+        channel_names=channel_names,
+        mask_channels=tuple(spec.mask_channels),
+        regions=spec.regions,
     )
     run.write("cases.json", found)
     return run

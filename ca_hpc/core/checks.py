@@ -12,7 +12,9 @@ from ca_hpc.core.spec import Arm, JobSpec
 from ca_hpc.core.yaml_door import Document, Place, Problem
 
 # of https the user alone may be a token; ssh's git@ is none
-_SECRET = re.compile(r"^https?://[^/]*@|^[a-z+]+://[^/@]*:[^/@]*@")
+_SECRET = re.compile(
+    r"^https?://[^/]*@|^[a-z+]+://[^/@]*:[^/@]*@|^https?://.*[?&][^=]*(token|key|secret|pass)"
+)
 # 250 of nnUNetTrainer_250epochs
 _EPOCHS = re.compile(r"_(\d+)ep(?:ochs?)?(?:_|$)")
 
@@ -83,6 +85,11 @@ def _labels(spec: JobSpec, document: Document) -> Iterator[Problem]:
         # nnU-Net makes one output per label and takes the values as their indices
         yield Problem(
             document.place(("labels",)), "labels: number them 1, 2, … without gaps; 0 is background"
+        )
+    if "ignore" in values:
+        yield Problem(
+            document.place(("labels", "ignore")),
+            "labels: nnU-Net's ignore label is not supported here; take another name",
         )
     for key in ("labels", "regions"):
         if "background" in getattr(spec, key):

@@ -62,13 +62,15 @@ class Cases:
     """The data of a run, found at submission: what is added later does not change the run.
 
     ``labels``: values of the label map. ``regions``: what is learnt instead, as sets of these
-    values, outer ones first. ``remarks``: what the user should know of the data.
+    values, outer ones first. ``mask_channels``: names of the masks that follow the images as
+    channels. ``remarks``: what the user should know of the data.
     """
 
     dataset: str  # nnU-Net's name of the data set
     labels: Mapping[str, int]
     cases: tuple[Case, ...]
-    channel_names: tuple[str, ...] = ()  # nnU-Net chooses the normalisation by them; (): MRI
+    channel_names: tuple[str, ...] = ()  # all; nnU-Net chooses the normalisation by them; (): MRI
+    mask_channels: tuple[str, ...] = ()
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     origins: tuple[Origin, ...] = ()
     remarks: tuple[str, ...] = ()

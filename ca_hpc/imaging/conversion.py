@@ -38,7 +38,7 @@ def conversion_of(spec: JobSpec, data: Cases) -> Conversion:
     return Conversion(
         labels=labels,
         targets=data.targets,
-        masks=tuple(spec.mask_channels),
+        masks=data.mask_channels,
         keep=None if spec.crop == "none" else _surroundings(spec.crop, data),
         tolerance_mm=spec.prepare.header_tolerance,
     )

@@ -156,7 +156,7 @@ def _examine(image: Volume, update: Callable[[bytes | memoryview], None]) -> Non
     for slab in image.slabs():
         least.append(slab.min())
         most.append(slab.max())
-        update(slab.astype("<f4", copy=False).data)
+        update((slab.astype("<f4", copy=False) + np.float32(0)).data)  # -0.0 is 0.0
     if not np.isfinite([*least, *most]).all():  # min and max hand NaN on
         raise not_finite(image.path)
     if min(least) == max(most):

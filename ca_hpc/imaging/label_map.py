@@ -42,6 +42,12 @@ def merged(files: Iterable[Stored], labels: Mapping[str, Label]) -> Map:
     out = maps[0] if maps else np.zeros_like(masks[next(iter(masks))], np.uint8)
     for name in sorted(masks, key=lambda name: labels[name].value):
         np.copyto(out, np.uint8(labels[name].value), where=masks[name])
+    for path, label, mask in understood:
+        if label is not None and mask.any() and not (out == labels[label].value).any():
+            raise BadCase(
+                f"{path}: all of {label} lies under labels of higher values",
+                hint="give the higher value to what lies inside: cord 1, lesion 2",
+            )
     return out
 
 

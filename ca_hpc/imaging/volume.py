@@ -136,6 +136,20 @@ def _check_header(header: Any, path: Path) -> None:
         raise BadCase(f"{path}: is a colour image", hint="give a grey-scale image")
     if dtype.kind == "c":
         raise BadCase(f"{path}: has complex values", hint="give the magnitude image")
+    forms = {name: int(header[f"{name}_code"]) for name in ("qform", "sform")}
+    if not any(forms.values()):
+        raise BadCase(
+            f"{path}: its header does not say how it lies (qform and sform codes are 0)",
+            hint="set its sform from the original image",
+        )
+    if all(forms.values()):
+        # nibabel and SCT believe the sform, other tools the qform
+        axes = [nib.aff2axcodes(header.get_qform()), nib.aff2axcodes(header.get_sform())]
+        if axes[0] != axes[1]:
+            raise BadCase(
+                f"{path}: its qform and its sform are of different orientations",
+                hint="find out which one is right, and set the other to it",
+            )
     unit = int(header["xyzt_units"]) % 8  # the lower three bits are of space
     if unit in NOT_MM:
         raise BadCase(f"{path}: its header is in {NOT_MM[unit]}", hint="write it in mm")

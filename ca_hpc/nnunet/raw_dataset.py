@@ -21,12 +21,11 @@ def folders_of_test_set(test_set: str) -> tuple[str, str]:
     return f"imagesTs{suffix}", f"labelsTs{suffix}"
 
 
-def dataset_json(
-    data: Cases, *, images: int, masks: tuple[str, ...], training: int, crop: Crop | None
-) -> dict[str, Any]:
-    """``dataset.json`` of ``training`` cases with ``images`` channels and then ``masks``."""
+def dataset_json(data: Cases, *, images: int, training: int, crop: Crop | None) -> dict[str, Any]:
+    """``dataset.json`` of ``training`` cases with ``images`` channels and then the masks."""
+    masks = data.mask_channels
     unnamed = ("MRI",) if images == 1 else tuple(f"channel{i}" for i in range(images))
-    names = (*(data.channel_names or unnamed), *(AS_IT_IS for _ in masks))
+    names = data.channel_names or (*unnamed, *(AS_IT_IS for _ in masks))
     return {
         "channel_names": {str(number): name for number, name in enumerate(names)},
         **_labels(data),

@@ -53,9 +53,10 @@ class Part:
     origins: tuple[Origin, ...] = ()
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()  # names of mask channels
 
 
-def of_pack(source: PackSource, *, key: str) -> Part:
+def of_pack(spec: JobSpec, source: PackSource, *, key: str) -> Part:
     """What a pack holds. ``key``: where the spec names it. Raises DigestMismatch."""
     try:
         cases = packed_cases(source)
@@ -64,8 +65,18 @@ def of_pack(source: PackSource, *, key: str) -> Part:
     except CaHpcError as error:
         return _refused(key, f"{key}: {error.message}")
     terms = Terms(key, cases.labels, cases.regions, cases.channel_names)
+    wanted = tuple(spec.mask_channels)
+    problems: tuple[str, ...] = ()
+    if wanted and wanted != cases.mask_channels:
+        own = ", ".join(cases.mask_channels) or "none"
+        problems = (f"{key} brings mask channels {own}, the job says {', '.join(wanted)}",)
     return Part(
-        terms, cases.cases, cases.origins, remarks=(*cases.remarks, *_settled(source, cases))
+        terms,
+        cases.cases,
+        cases.origins,
+        problems,
+        (*cases.remarks, *_settled(source, cases)),
+        masks=cases.mask_channels,
     )
 
 
@@ -120,13 +131,13 @@ def of_folder(
     cases = []
     for found in whole:
         wrong = [*faults.of_image(found, fetched_later=isinstance(source, GitSource))]
-        person = person_of(found, source.person)
+        person = person_of(found, source)
         if person is None:
             wrong.append(nobody(found, source.person))
         elif not wrong:
             cases.append(_case(found, source, name=name, person=person, spec=spec))
         problems += wrong
-    is_bids = isinstance(source, BidsSource | GitSource)  # of lists an image without one is a slip
+    of_folders = isinstance(source, BidsSource | GitSource | NnunetSource)  # lists tell their own
     return Part(
         Terms(
             key,
@@ -143,9 +154,11 @@ def of_folder(
             *listing.remarks,
             *taken.remarks,
             *faults.partial(taken.found, name=name),
-            *(faults.unlabelled(taken.found, name=name) if is_bids else ()),
+            *(faults.unlabelled(taken.found, name=name) if of_folders else ()),
+            *faults.nameless(source, whole, name=name),
             *_split_anew(spec, source, whole, name=name),
         ),
+        masks=tuple(spec.mask_channels),
     )
 
 

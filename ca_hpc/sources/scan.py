@@ -22,6 +22,7 @@ from ca_hpc.sources.split_lists import with_lists
 __all__ = ["missing_files", "scan"]
 
 MOST_TOLD: Final = 20
+MOST_LABELS: Final = 255  # a byte a voxel
 _NONE: Final[Mapping[str, Checkout]] = MappingProxyType({})
 
 
@@ -35,9 +36,12 @@ def scan(spec: JobSpec, *, checkouts: Mapping[str, Checkout] = _NONE) -> Cases:
     agreed = agree(spec, [part.terms for part in parts])
     found = [case for part in parts for case in part.cases]
     listed = with_lists(spec, found)
+    masks, of_masks = _masks(parts)
     problems = [
         *(problem for part in parts for problem in part.problems),
         *agreed.problems,
+        *of_masks,
+        *_too_many(agreed.labels),
         *faults.doubles(found),
         *faults.same_sources({part.terms.key: part.cases for part in parts}),
         *listed.problems,
@@ -46,6 +50,7 @@ def scan(spec: JobSpec, *, checkouts: Mapping[str, Checkout] = _NONE) -> Cases:
         raise _refusal([*map(_on_a_line, dict.fromkeys(problems))])
     remarks = [
         *(remark for part in parts for remark in part.remarks),
+        *agreed.remarks,
         *listed.remarks,
         *same_names(listed.cases),
     ]
@@ -54,6 +59,7 @@ def scan(spec: JobSpec, *, checkouts: Mapping[str, Checkout] = _NONE) -> Cases:
         labels=agreed.labels,
         cases=listed.cases,
         channel_names=agreed.channels,
+        mask_channels=masks,
         regions=agreed.regions,
         origins=tuple(origin for part in parts for origin in part.origins),
         remarks=tuple(map(_on_a_line, dict.fromkeys(remarks))),
@@ -64,13 +70,32 @@ def _parts(spec: JobSpec, checkouts: Mapping[str, Checkout]) -> Iterator[Part]:
     for position, source in enumerate(spec.data):
         key = f"data[{position}]"
         if isinstance(source, PackSource):
-            yield of_pack(source, key=key)
+            yield of_pack(spec, source, key=key)
             continue
         name = source.name or f"s{position + 1}"
         if isinstance(source, GitSource):
             yield of_git(spec, source, checkouts.get(name), key=key, name=name)
         else:
             yield of_folder(spec, source, Path(source.path), key=key, name=name)
+
+
+def _masks(parts: Sequence[Part]) -> tuple[tuple[str, ...], list[str]]:
+    """The names of mask channels, which all parts must have in one order."""
+    used = [part for part in parts if part.cases]
+    if not used:
+        return (), []
+    first, *others = used
+    return first.masks, [
+        f"{part.terms.key}: mask channels {', '.join(part.masks) or 'none'} differ from "
+        f"{', '.join(first.masks) or 'none'} before it"
+        for part in others
+        if part.masks != first.masks
+    ]
+
+
+def _too_many(labels: Mapping[str, int]) -> Iterator[str]:
+    if max(labels.values(), default=0) > MOST_LABELS:
+        yield f"labels: {len(labels)} of them; label maps are written with {MOST_LABELS} at most"
 
 
 def _refusal(problems: Sequence[str]) -> CaHpcError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ca_hpc.core.codec import encode
-from ca_hpc.core.data_spec import Crop
+from ca_hpc.core.data_spec import SEEN, Crop
 from ca_hpc.core.record import Case, Cases
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.core.splits import Division, divide
@@ -67,6 +67,7 @@ def _assemble(call: StepCall) -> None:
         raise _unusable(spec, data, problems)
     used = [case for case in data.cases if case.id not in unused]
     division = divide(used, spec.splits)
+    _check_test_sets(data, division)
     drafts = folder.drafts(OWNER, call.attempt.name)
     draft = drafts / data.dataset
     _link(folder.path, draft, _files(division, found))
@@ -90,6 +91,16 @@ def _assemble(call: StepCall) -> None:
     draft.replace(target)
     for sentence in _told(spec, used, division, converted, skipped=unused):
         call.say(sentence)
+
+
+def _check_test_sets(data: Cases, division: Division) -> None:
+    """A test set of which nothing is left would be missed by nobody who reads the report."""
+    meant = {case.split for case in data.cases if case.split is not None} - set(SEEN)
+    if lost := sorted(meant - set(division.tests)):
+        raise CaHpcError(
+            f"of the test set {lost[0]} no case can be used",
+            hint="repair its files (`ca-hpc data check JOB` names them), or leave its source out",
+        )
 
 
 def _unusable(spec: JobSpec, data: Cases, problems: Mapping[str, str]) -> CaHpcError:
@@ -121,7 +132,6 @@ def _dataset_json(
     return dataset_json(
         data,
         images=channels.pop(),
-        masks=tuple(spec.mask_channels),
         training=len(_seen(division)),
         crop=None if spec.crop == "none" else spec.crop,
     )

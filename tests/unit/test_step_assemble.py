@@ -327,3 +327,28 @@ def test_repaired_files_are_taken_by_the_next_attempt(tmp_path: Path, cases: lis
     Path(cases[0].images[0]).write_bytes(good)
     assemble(call(run))
     assert len(names(run.raw / DATASET / "labelsTr")) == 4
+
+
+def test_a_test_set_of_which_nothing_is_left_is_not_passed_over(
+    tmp_path: Path, cases: list[Case]
+) -> None:
+    lost = pair(tmp_path / "data", "lost", seed=30, split="site-b")
+    Path(lost.images[0]).write_bytes(b"")
+    run = small(tmp_path, [lost, *cases], prepare=Prepare(on_error="skip"))
+    with pytest.raises(CaHpcError, match="of the test set site-b no case can be used"):
+        make(run)
+    assert not list(run.raw.glob("*"))
+
+
+def test_an_image_with_a_negative_zero_is_the_same_image(tmp_path: Path, cases: list[Case]) -> None:
+    whole = nib.load(cases[1].images[0])
+    values = whole.get_fdata(dtype=np.float32)
+    values[values == 0] = -0.0
+    values[0, 0, 0] = -0.0
+    nib.save(nib.Nifti1Image(values, whole.affine), file := tmp_path / "data" / "float.nii.gz")
+    values[0, 0, 0] = 0.0
+    nib.save(nib.Nifti1Image(values, whole.affine), other := tmp_path / "data" / "plus.nii.gz")
+    label = cases[1].labels[0].path
+    doubles = [case("y", [str(file)], label), case("z", [str(other)], label)]
+    with pytest.raises(CaHpcError, match="holds the same image as"):
+        make(small(tmp_path, [*cases, *doubles]))

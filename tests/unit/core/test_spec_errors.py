@@ -272,6 +272,7 @@ def test_an_arm_on_the_models_plans_needs_a_model_from_somewhere() -> None:
         ("splits: {train: 0.8, vall: 0.2}", "7:22: unknown key splits.vall; did you mean val?"),
         ("splits: {file: a.yaml}\nfolds: [1]", "8:9: folds[0]: there is no fold 1: these"),
         ("labels: {a: {value: 1}, b: {value: 3}}", "7:1: labels: number them 1, 2,"),
+        ("labels: {a: 1, ignore: 2}", "7:16: labels: nnU-Net's ignore label is not"),
         ("labels: {a: {valu: 1}}", "7:14: unknown key labels.a.valu; did you mean value?"),
         ("labels: {a: 1}\nregions: {x: [1, 2]}", "8:11: regions.x: no label has the value 2"),
         ("labels: {a: 1, b: 2}\nregions: {x: [1, 2], y: [2, 1]}", "8:1: regions: x and y are the"),

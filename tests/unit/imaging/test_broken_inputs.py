@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.eulerangles import euler2mat
@@ -17,7 +18,7 @@ from nibabel.eulerangles import euler2mat
 from ca_hpc.core.data_spec import Folds, Label, Prepare
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError
-from tests.prepare_runs import AFFINE, SHAPE, case, image, make, mask, pair, run_of, save
+from tests.prepare_runs import AFFINE, SHAPE, Array, case, image, make, mask, pair, run_of, save
 
 MAGIC, DIM, PIXDIM, SLOPE, UNITS, SROW = 344, 40, 76, 112, 123, 280  # in bytes (nifti1.h)
 
@@ -106,6 +107,18 @@ def colour() -> Any:
     return np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
+def forms(qform: Any, sform: Any) -> Callable[[Path], object]:
+    """The image with these in its header; None: the code 0."""
+
+    def change(folder: Path) -> None:
+        found = nib.Nifti1Image(image(0), None)
+        for name, affine in (("qform", qform), ("sform", sform)):
+            getattr(found, f"set_{name}")(affine, code=0 if affine is None else 1)
+        nib.save(found, folder / "image.nii.gz")
+
+    return change
+
+
 LESION = {"cord": Label(1), "lesion": Label(2)}
 UNREADABLE = r"cannot be read \("
 CUT = UNREADABLE + "it is cut off"
@@ -126,6 +139,12 @@ BROKEN = {
         content(lambda whole: b"/annex/objects/MD5E-s1200--0123456789abcdef.nii.gz\n"),
     ),
     "gzip of text": Broken("image", UNREADABLE, content(lambda whole: gzip.compress(b"none" * 99))),
+    "nowhere": Broken("image", "does not say how it lies", forms(None, None)),
+    "in two places": Broken(
+        "image",
+        "its qform and its sform are of different orientations",
+        forms(AFFINE, AFFINE @ np.diag([-1.0, 1, 1, 1])),
+    ),
     "cut in half": Broken("image", CUT, content(lambda w: w[: len(w) // 2])),
     "cut in the header": Broken("image", CUT, content(lambda w: w[:20])),
     "cut behind the voxels": Broken("image", CUT, content(lambda w: w[:-2])),
@@ -221,6 +240,11 @@ BROKEN = {
         pixels(mask(1.2, np.float32) - np.float32(0.2), "cord"),
         labels=LESION,
     ),
+    "vertebrae for a cord": Broken(
+        "cord",
+        "values 1, 3, 4 in a mask of cord",
+        pixels(mask(3) + mask()[::-1, ::-1, ::-1], "cord"),
+    ),
     "no lesion where one must be": Broken(
         "lesion",
         "no voxel of lesion",
@@ -235,10 +259,18 @@ def broken(folder: Path, name: str) -> Case:
     this = BROKEN[name]
     folder.mkdir(parents=True)
     picture = save(image(0), folder / "image.nii.gz")
-    masks = {label: save(mask(), folder / f"{label}.nii.gz") for label in this.labels}
+    masks = {label: save(shape_of(label), folder / f"{label}.nii.gz") for label in this.labels}
     this.break_it(folder)
     labels = masks if len(masks) > 1 else masks["cord"]
     return case(folder.name, [picture], labels)
+
+
+def shape_of(label: str) -> Array:
+    """The cord; any other label is a part of it."""
+    out = mask()
+    if label != "cord":
+        out[:, :, : out.shape[2] // 2] = 0
+    return out
 
 
 def good(folder: Path, labels: dict[str, Label]) -> list[Case]:
@@ -246,7 +278,9 @@ def good(folder: Path, labels: dict[str, Label]) -> list[Case]:
     for index in range(2):
         one = pair(folder, f"good{index}", seed=100 + index)
         (map_,) = one.labels
-        masks = dict.fromkeys(labels, map_.path)
+        masks = {
+            label: save(shape_of(label), folder / f"good{index}-{label}.nii.gz") for label in labels
+        }
         out.append(case(one.id, one.images, masks if len(masks) > 1 else map_.path))
     return out
 
@@ -292,3 +326,10 @@ def test_all_of_them_are_told_at_once_or_left_out_and_told(tmp_path: Path) -> No
         row = rows[f"b{index}"]
         assert row["split"] == "skipped"
         assert re.search(BROKEN[name].told, row["problem"]), name
+
+
+def test_a_label_that_is_painted_over_is_told(tmp_path: Path) -> None:
+    labels = {"cord": Label(2), "lesion": Label(1)}  # the lesion lies within the cord
+    run = run_of(tmp_path / "run", good(tmp_path, labels), labels=labels, splits=Folds(2))
+    with pytest.raises(CaHpcError, match="all of lesion lies under labels of higher values"):
+        make(run)

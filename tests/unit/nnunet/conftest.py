@@ -106,9 +106,13 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preprocessed]:
 def nested(blobs: Preprocessed) -> Preprocessed:
     """Learnt as regions, from an image and a mask. nnU-Net's folders stay those of the blobs."""
     cases = Cases(
-        NESTED, labels={"cord": 1, "lesion": 2}, cases=(), regions={"cord": (1, 2), "lesion": (2,)}
+        NESTED,
+        labels={"cord": 1, "lesion": 2},
+        cases=(),
+        mask_channels=("around",),
+        regions={"cord": (1, 2), "lesion": (2,)},
     )
-    dataset = dataset_json(cases, images=1, masks=("around",), training=len(CASES), crop=None)
+    dataset = dataset_json(cases, images=1, training=len(CASES), crop=None)
     return _preprocess(blobs.root.parent, NESTED, dataset=dataset, write=write_nested)
 
 
