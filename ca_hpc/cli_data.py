@@ -92,7 +92,9 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every image and label as the stage prepare would; exit code 2 if any cannot be used."""
+    """Read every image and label as the stage prepare would; exit code 2 if any cannot be used,
+    3 if a pack is damaged.
+    """
     from ca_hpc.actions import data as action
     from ca_hpc.actions.prepare import Host
 
@@ -119,7 +121,7 @@ def check(
         told += f", {len(looked.left_out)} of them left out" * bool(looked.left_out)
         typer.echo(f"{looked.cases} images: {told}")
     if looked.problems:
-        raise typer.Exit(int(ExitCode.USAGE))
+        raise typer.Exit(int(ExitCode.DIGEST_MISMATCH if looked.damaged else ExitCode.USAGE))
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,9 +25,7 @@ def in_pool(
     if not cases:
         return
     # forked workers wait for ever when their parent is killed: they hold each other's queue open
-    with ProcessPoolExecutor(
-        min(workers, len(cases)), initializer=processes.end_with_parent
-    ) as pool:
+    with ProcessPoolExecutor(min(workers, len(cases)), initializer=_begin) as pool:
         try:
             yield from pool.map(work, cases)
         except BrokenProcessPool as error:
@@ -37,3 +36,11 @@ def in_pool(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)  # of a caller that was interrupted
+
+
+def _begin() -> None:
+    """In a worker, before its first case."""
+    # a handler that is inherited may raise, which the executor takes for the outcome of a case
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent gets it as well
+    processes.end_with_parent()

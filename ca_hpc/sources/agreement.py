@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ Regions = Mapping[str, tuple[int, ...]]
 # (preprocessing/normalization/map_channel_name_to_normalization.py)
 _OWN_NORMALISATION: Final = {"ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1"}
 NOT_NORMALISED: Final = "noNorm"
+_UNNAMED: Final = {"mri", NOT_NORMALISED.casefold()}  # says nothing of which channel it is
 DEFAULT_LABELS: Final = {"cord": 1}  # of a job that says nothing
 
 
@@ -40,6 +41,7 @@ class Agreement:
     regions: Regions
     channels: tuple[str, ...]
     problems: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
@@ -47,7 +49,6 @@ def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
     of_spec, problems = _regions(spec, parts)
     labels: Mapping[str, int] = {}
     regions: Regions = {}
-    channels: tuple[str, ...] = ()
     in_maps = True  # whether all sources so far are
     for part in parts:
         own = spec.label_values if part.labels is None else part.labels
@@ -62,16 +63,43 @@ def agree(spec: JobSpec, parts: Sequence[Terms]) -> Agreement:
         elif labels and dict(of_part) != dict(regions):
             told = [dict(some) or "none" for some in (of_part, regions)]
             problems.append(f"{part.key}: regions {told[0]} differ from {told[1]} before it")
-        if channels and part.channels and _normalised(channels) != _normalised(part.channels):
-            problems.append(
-                f"{part.key}: channels {part.channels} differ from {channels} before it"
-            )
         if not labels or (in_maps and not part.in_maps):  # names that files of labels go by
             labels = own
         in_maps = in_maps and part.in_maps
         regions = regions or of_part
-        channels = channels or part.channels
-    return Agreement(dict(labels), dict(regions), channels, tuple(problems))
+    with_channels = [part for part in parts if part.channels and part.labels != {}]
+    return Agreement(
+        dict(labels),
+        dict(regions),
+        with_channels[0].channels if with_channels else (),
+        (*problems, *_other_channels(with_channels)),
+        tuple(_renamed_channels(with_channels)),
+    )
+
+
+def _other_channels(parts: Sequence[Terms]) -> Iterator[str]:
+    """Channels that are normalised otherwise than the first source's, or in another order."""
+    orders: dict[tuple[str, ...], tuple[str, ...]] = {}  # the first, by the names sorted
+    for part in parts:
+        first, own = parts[0].channels, _folded(part.channels)
+        order = orders.setdefault(tuple(sorted(own)), part.channels)
+        if _normalised(first) != _normalised(part.channels):
+            yield f"{part.key}: channels {part.channels} differ from {first} before it"
+        elif own != _folded(order):
+            yield f"{part.key}: channels {part.channels} are {order} before it in another order"
+
+
+def _renamed_channels(parts: Sequence[Terms]) -> Iterator[str]:
+    """Sources whose channels have other names than those of the first that names its channels."""
+    named = [part.channels for part in parts if not _UNNAMED.issuperset(_folded(part.channels))]
+    first = next(iter(named), ())
+    for part in parts:
+        pairs = zip(_folded(part.channels), _folded(first), strict=False)
+        if any(len({*pair} - _UNNAMED) > 1 for pair in pairs):
+            yield (
+                f"{part.key}: its channels {', '.join(part.channels)} are taken for the "
+                f"{', '.join(first)} of other sources"
+            )
 
 
 def _overruled(spec: JobSpec, part: Terms, of_spec: Regions) -> list[str]:
@@ -111,5 +139,9 @@ def _same(one: Mapping[str, int], other: Mapping[str, int], *, by_value: bool) -
     return set(one.values()) == set(other.values()) if by_value else dict(one) == dict(other)
 
 
+def _folded(channels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.casefold() for name in channels)
+
+
 def _normalised(channels: tuple[str, ...]) -> tuple[str | None, ...]:
-    return tuple(n.casefold() if n.casefold() in _OWN_NORMALISATION else None for n in channels)
+    return tuple(name if name in _OWN_NORMALISATION else None for name in _folded(channels))

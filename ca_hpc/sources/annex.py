@@ -61,12 +61,13 @@ def get(folder: Path, names: Sequence[str], *, git: Git, say: Callable[[str], No
     if git("config", "annex.version", cwd=folder).returncode:
         git.checked("annex", "init", "--quiet", "ca-hpc", cwd=folder)
     reasons: dict[str, str] = {}
+    left: list[str] = []
     for start in range(0, len(names), _AT_ONCE):
         some = names[start : start + _AT_ONCE]
         if lacking := _linked(folder, some, git=git):
             reasons |= _got(folder, lacking, git=git, say=say)
-        say(f"{start + len(some)} of {len(names)} files asked for")
-    left = _lacking(folder, names)
+        left += _lacking(folder, some)
+        say(f"{start + len(some) - len(left)} of {len(names)} files")
     if left:
         told = [f"{name}: {reasons.get(name, 'git-annex gave no reason')}" for name in left]
         raise CaHpcError(

@@ -11,7 +11,7 @@ from ca_hpc.core.record import LabelFile
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.documents import Table, Unreadable, read_table
 from ca_hpc.sources.found import Found, Listing
-from ca_hpc.sources.names import IMAGE_ENDINGS, entities, is_image, stem
+from ca_hpc.sources.names import IMAGE_ENDINGS, entities, is_image, rivals, stem
 
 Bids = BidsSource | GitSource
 TABLE = "participants.tsv"
@@ -55,27 +55,42 @@ def _found(
 ) -> Found:
     """The image at ``relative`` with what there is of its labels and masks."""
     image = here / source.images / relative
-    start, told = stem(image.name), entities(image.name)
-    subject = f"sub-{told['sub']}" if "sub" in told else relative.parts[0]
+    start, in_name = stem(image.name), entities(image.name)
+    in_folders = {k: v for part in relative.parts[:-1] for k, v in entities(part).items()}
+    told = {**in_folders, **in_name}
+    subject = f"sub-{told['sub']}"
     row = rows.get(subject, {})
     beside = here / source.labels / relative.parent / start  # what their names begin with
-    of_labels = {label: there.image(beside, suffix) for label, suffix in suffixes.items()}
-    of_masks = {mask: there.image(beside, suffix) for mask, suffix in masks.items()}
+    of_labels = {label: there.images(beside, suffix) for label, suffix in suffixes.items()}
+    of_masks = {mask: there.images(beside, suffix) for mask, suffix in masks.items()}
+    files = [*of_labels.items(), *of_masks.items()]
     return Found(
-        stem=start,
+        stem=start if "ses" in in_name else _with_session(start, told.get("ses")),
         folder=here,
         images=(image,),
-        labels=tuple(LabelFile(p, label) for label, p in of_labels.items() if p),
-        masks=tuple(filter(None, of_masks.values())),
+        labels=tuple(LabelFile(paths[0], label) for label, paths in of_labels.items() if paths),
+        masks=tuple(paths[0] for paths in of_masks.values() if paths),
         subject=subject,
         session=told.get("ses"),
         contrast=_contrast(start, source.contrasts),
         pathology=_value(row.get(source.pathology)),
         row=row,
-        lacking=tuple(
-            name or "label" for name, p in (*of_labels.items(), *of_masks.items()) if not p
+        lacking=tuple(name or "label" for name, paths in files if not paths),
+        problems=(
+            *(
+                f"{image}: its folder says {key}-{in_folders[key]}, its name {key}-{told[key]}"
+                for key in ("sub", "ses")
+                if key in in_folders and in_folders[key] != told[key]
+            ),
+            *(problem for _, paths in files for problem in rivals(paths)),
         ),
     )
+
+
+def _with_session(stem: str, session: str | None) -> str:
+    """Told apart from the other sessions' image of this name."""
+    subject, _, rest = stem.partition("_")
+    return "_".join(filter(None, (subject, f"ses-{session}", rest))) if session else stem
 
 
 def no_labels(source: Bids, spec: JobSpec, image: Found) -> str:
@@ -85,7 +100,8 @@ def no_labels(source: Bids, spec: JobSpec, image: Found) -> str:
     label = next(iter(_images(here / source.labels, Folders([]))), None)
     there = f"a file there is {label.name}" if label else "that folder has no labels"
     ends = " and ".join(
-        f"{image.stem}{suffix}.nii.gz" for suffix in label_suffixes(source, spec).values()
+        f"{stem(image.images[0].name)}{suffix}.nii.gz"
+        for suffix in label_suffixes(source, spec).values()
     )
     return (
         f"no labels found for images of {wanted} in {here / source.labels}: for "
@@ -128,11 +144,10 @@ class Folders:
             self._names[folder] = frozenset(entry.name for entry in self.entries(folder))
         return self._names[folder]
 
-    def image(self, start: Path, suffix: str) -> str | None:
-        """The path of the image that is called ``start`` and ``suffix``."""
+    def images(self, start: Path, suffix: str) -> list[str]:
+        """Paths of images that are called ``start`` and ``suffix``: one, where all is well."""
         names = (f"{start.name}{suffix}{ending}" for ending in IMAGE_ENDINGS)
-        name = next((name for name in names if name in self.names(start.parent)), None)
-        return name and str(start.parent / name)
+        return [str(start.parent / n) for n in names if n in self.names(start.parent)]
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
         """The same, with what the file system says of each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ca_hpc.core.data_spec import BidsSource, GitSource, Scanned
+from ca_hpc.core.data_spec import BidsSource, GitSource, MsdSource, NnunetSource, Scanned
 from ca_hpc.core.record import Case
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.bids import no_labels
@@ -64,6 +64,20 @@ def unlabelled(found: Sequence[Found], *, name: str) -> Iterator[str]:
     if none and len(none) < len(found):
         images = "1 image" if len(none) == 1 else f"{len(none)} images"
         yield f"{images} of {name} without a label, left out: {first_three(none)}"
+
+
+def nameless(source: Scanned, found: Sequence[Found], *, name: str) -> Iterator[str]:
+    """Of a source whose files need not tell a subject, those that tell none."""
+    if not isinstance(source, MsdSource | NnunetSource) or source.person is not None:
+        return
+    unnamed = (each for each in found if not each.row.get("subject"))
+    none = [each.stem for each in unnamed if not each.subject.startswith("sub-")]
+    if len(none) > 1:
+        which = "" if len(none) == len(found) else f" that tells no subject ({first_three(none)})"
+        yield (
+            f"each image of {name}{which} counts as a person of its own; if some are of one "
+            "person, say so: person: {pattern: …}"
+        )
 
 
 def nothing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,12 @@ def subject_of(image: Path) -> str:
         if label := entities(part).get("sub"):
             return f"sub-{label}"
     return stem(image.name)
+
+
+def rivals(files: Sequence[object]) -> Iterator[str]:
+    """What is wrong with files of which there should be one: ``a.nii`` beside ``a.nii.gz``."""
+    if len(files) > 1:
+        yield f"{files[0]} and {files[1]} are both there: leave one"
 
 
 def told_apart(stem: str, *, subject: str) -> str:

@@ -14,10 +14,11 @@ from ca_hpc.core.regions import outer_first
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.documents import Unreadable, read_json
 from ca_hpc.sources.found import Found, Listing
-from ca_hpc.sources.names import is_image, stem
+from ca_hpc.sources.names import entities, is_image, rivals, stem, subject_of
 from ca_hpc.sources.roles import role
 
 _CHANNEL: Final = re.compile(r"(?s)(.+)_(\d{4})")
+_IGNORE: Final = "ignore"  # voxels that nobody judged (utilities/label_handling/label_handling.py)
 
 
 def list_nnunet(source: NnunetSource, spec: JobSpec, *, here: Path, key: str) -> Listing:
@@ -71,23 +72,31 @@ def _folders(here: Path) -> Iterator[str]:
 def _pairs(
     images: Path, labels: Path, *, source: NnunetSource, split: str | None
 ) -> Iterator[Found]:
-    channels: dict[str, dict[int, Path]] = {}
+    channels: dict[str, dict[int, list[Path]]] = {}
     for image in _files(images):
         if parts := _CHANNEL.fullmatch(stem(image.name)):
-            channels.setdefault(parts[1], {})[int(parts[2])] = image
+            channels.setdefault(parts[1], {}).setdefault(int(parts[2]), []).append(image)
+    of_labels: dict[str, list[Path]] = {}
     for label in _files(labels):
-        case = stem(label.name)
-        of_case = channels.get(case, {})
+        of_labels.setdefault(stem(label.name), []).append(label)
+    for case in sorted({*channels, *of_labels}):
+        of_case, labelled = channels.get(case, {}), of_labels.get(case, [])
+        place = labelled[0] if labelled else images / case
         missing = sorted({0, *range(max(of_case, default=0))} - set(of_case))
         yield Found(
             stem=case,
             folder=labels.parent,
-            images=tuple(of_case[number] for number in sorted(of_case)),
-            labels=(LabelFile(str(label)),),
-            subject=case,
+            images=tuple(of_case[number][0] for number in sorted(of_case)),
+            labels=tuple(LabelFile(str(label)) for label in labelled[:1]),
+            subject=subject_of(Path(case)),  # of the name alone: folders here are not people's
+            session=entities(case).get("ses"),
             contrast=source.contrast,
             split=split,
-            problems=tuple(f"{label}: no image {case}_{n:04} in {images.name}" for n in missing),
+            lacking=() if labelled else ("label",),
+            problems=(
+                *(f"{place}: no image {case}_{n:04} in {images.name}" for n in missing),
+                *(problem for files in (labelled, *of_case.values()) for problem in rivals(files)),
+            ),
         )
 
 
@@ -102,6 +111,8 @@ def _labels(about: object) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     given = about.get("labels") if isinstance(about, dict) else None
     if not isinstance(given, dict):
         raise ValueError("labels cannot be read: should be names with values")
+    if _IGNORE in given:
+        raise ValueError(f"nnU-Net's label {_IGNORE} is not supported: it would become a class")
     named = {name: value for name, value in given.items() if name != "background"}
     if any(isinstance(value, list) and len(value) > 1 for value in named.values()):
         return _regions(named)

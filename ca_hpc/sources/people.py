@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
-from ca_hpc.core.data_spec import Person, PersonByColumn, PersonByPattern
+from ca_hpc.core.data_spec import Person, PersonByColumn, PersonByPattern, Scanned
 from ca_hpc.core.record import Case
 from ca_hpc.sources.found import Found
+from ca_hpc.sources.names import first_three
 
 
-def person_of(found: Found, by: Person | None) -> str | None:
-    """The person's name; None, where pattern or column tell none."""
+def person_of(found: Found, source: Scanned) -> str | None:
+    """The person's name; None, where pattern or column tell none.
+
+    Without ``sub-`` where sources share people: only BIDS writes it.
+    """
+    name = _told(found, source.person)
+    return name if name is None or source.people is None else _label(name)
+
+
+def _told(found: Found, by: Person | None) -> str | None:
     match by:
         case None:
             return found.subject
@@ -34,16 +43,46 @@ def nobody(found: Found, by: Person | None) -> str:
             return f"no subject for {found.stem}"
 
 
-def same_names(cases: Iterable[Case]) -> Iterator[str]:
-    """A remark on names that stand for people of several sources, who might be the same."""
-    sources: dict[str, dict[str, str]] = {}
+def _label(name: str) -> str:
+    return name.removeprefix("sub-") or name
+
+
+def same_names(cases: Sequence[Case]) -> Iterator[str]:
+    """Remarks: names in several sources that might be one person's, sources that should share
+    people and have none in common.
+    """
+    yield from _namesakes(cases)
+    yield from _strangers(cases)
+
+
+def _namesakes(cases: Sequence[Case]) -> Iterator[str]:
+    first: dict[str, dict[str, Case]] = {}
     for case in cases:
-        sources.setdefault(case.person, {}).setdefault(case.people, case.source)
-    shared = {person: [*of.values()] for person, of in sources.items() if len(of) > 1}
+        first.setdefault(_label(case.person), {}).setdefault(case.people, case)
+    shared = [[*of.values()] for of in first.values() if len(of) > 1]
     if shared:
-        person, names = next(iter(shared.items()))
+        person, names = shared[0][0].person, [case.source for case in shared[0]]
         more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
         yield (
             f"{person}{more} in {' and in '.join(names[:2])} count as different people; if they "
             "are the same, give these sources the same `people: NAME`"
         )
+
+
+def _strangers(cases: Sequence[Case]) -> Iterator[str]:
+    groups: dict[str, dict[str, set[str]]] = {}
+    for case in cases:
+        groups.setdefault(case.people, {}).setdefault(case.source, set()).add(case.person)
+    for people, of in groups.items():
+        others = {
+            source: set().union(*(names for other, names in of.items() if other != source))
+            for source in of
+        }
+        alone = [source for source in of if of[source].isdisjoint(others[source])]
+        for source in alone[: len(of) - 1]:  # of two, the one says it of the other too
+            yield (
+                f"{source} has nobody in common with the other sources of `people: {people}`: "
+                f"it has {first_three(sorted(of[source]))}, they have "
+                f"{first_three(sorted(others[source]))}; if some are the same, let `person` "
+                "name them alike"
+            )

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from ca_hpc.core.data_spec import SEEN, TAKEN
+
 ROLES: Final[Mapping[str, str]] = {
     "train": "train",
     "training": "train",
@@ -21,4 +23,7 @@ def role(written: str | None) -> tuple[str | None, str | None]:
         return None, None
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written) is None:  # it becomes part of file names
         return None, f"split {written!r}: use letters, digits, - and _ only"
-    return ROLES.get(written, written), None
+    found = ROLES.get(written, written)
+    if found in TAKEN and found not in SEEN:
+        return None, f"split {written}: the name of something else; take another one"
+    return found, None

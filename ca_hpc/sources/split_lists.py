@@ -13,7 +13,7 @@ from ca_hpc.core.record import Case
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.sources.documents import Unreadable, read_json, read_yaml_texts
 from ca_hpc.sources.lists import of_document
-from ca_hpc.sources.names import first_three
+from ca_hpc.sources.names import first_three, stem
 from ca_hpc.sources.roles import ROLES
 
 Lists = Mapping[str, frozenset[str]]  # the roles of each entry: one, or the file contradicts itself
@@ -85,13 +85,18 @@ def _read(file: Path, remarks: list[str]) -> Mapping[str | None, Lists]:
     value = read_json(file) if file.suffix.lower() == ".json" else read_yaml_texts(file)
     if not isinstance(value, dict):
         raise Unreadable(f"{file}: should have lists train, val and test")
-    if any(name in ROLES for name in value):
+    if any(name in ROLES and not _is_section(under) for name, under in value.items()):
         return {None: _lists(value, file, remarks)}
     # further keys with text are of the file itself: its version, its seed
     parts = {str(name): part for name, part in value.items() if isinstance(part, dict)}
-    if not parts or not all(any(name in ROLES for name in part) for part in parts.values()):
+    if not parts or not all(map(_is_section, parts.values())):
         raise Unreadable(f"{file}: has no lists train, val and test, nor has a source in it")
     return {name: _lists(part, file, remarks) for name, part in parts.items()}
+
+
+def _is_section(under: object) -> bool:
+    """Whether it is of one source, which may be called ``test`` too: a mapping with lists."""
+    return isinstance(under, dict) and any(name in ROLES for name in under)
 
 
 def _lists(value: Mapping[Any, Any], file: Path, remarks: list[str]) -> Lists:
@@ -142,10 +147,14 @@ def _assigned(lists: Lists, cases: Sequence[Case], *, file: Path) -> Assigned:
 
 
 def _names(case: Case) -> tuple[str, ...]:
-    """What a list may call a case, each once: session, subject, subject without sub-, person."""
+    """What a list may call a case, each once: session, subject, subject without sub-, person,
+    nnU-Net's identifier.
+    """
     session = (f"{case.subject}_ses-{case.session}",) if case.session else ()
     label = case.subject.removeprefix("sub-")
-    return tuple(dict.fromkeys((*session, case.subject, label, case.person)))
+    image = stem(Path(case.images[0]).name)
+    identifier = (image.removesuffix("_0000"),) if image.endswith("_0000") else ()
+    return tuple(dict.fromkeys((*session, case.subject, label, case.person, *identifier)))
 
 
 def _people(names: Sequence[str]) -> str:

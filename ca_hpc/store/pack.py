@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +31,10 @@ BLOCK: Final = tarfile.BLOCKSIZE
 CHUNK: Final = 1 << 20
 
 _MOST_MANIFEST: Final = 1 << 28  # bytes; 100,000 cases take some 150 MB
-_MOST_NAME: Final = 255  # bytes, of each part of a path
+# bytes of a member's name: a folder to unpack it in, and what a program adds, still find room
+MOST_PART: Final = 200
+MOST_NAME: Final = 1000
+_MOST_TOLD: Final = 80  # characters of a name
 _AGAIN: Final = "copy it again, or write it again: ca-hpc data pack"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 # what becomes part of file names where the pack is used
@@ -89,7 +93,7 @@ class Pack:
                 f"{path} is a pack of format {manifest.format}, this ca-hpc reads {FORMAT}",
                 hint=f"it was written by ca-hpc {manifest.ca_hpc}: use that version",
             )
-        if problem := next(_problems(manifest), None):
+        if problem := next(problems(manifest), None):
             raise _no_pack(path, problem)
         end = start + max((file.at + file.bytes for file in manifest.files.values()), default=0)
         if size < end:
@@ -174,12 +178,31 @@ class Pack:
             raise CaHpcError(f"{self.path} holds no {name}", hint=_AGAIN) from error
 
 
-def _first_member(stream: BinaryIO, path: Path) -> bytes:
+def is_pack(path: Path) -> bool:
+    """Whether a file begins as a pack does; the rest of it may be damaged. Raises CaHpcError."""
     try:
-        info = tarfile.TarInfo.frombuf(stream.read(BLOCK), "utf-8", "strict")
-    except (tarfile.HeaderError, ValueError) as error:
-        raise _no_pack(path, "it is no tar") from error
-    if info.name != MANIFEST or not _plain(info):
+        with path.open("rb") as stream:
+            return _begins(_header(stream))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _header(stream: BinaryIO) -> tarfile.TarInfo | None:
+    try:
+        return tarfile.TarInfo.frombuf(stream.read(BLOCK), "utf-8", "strict")
+    except (tarfile.HeaderError, ValueError):
+        return None
+
+
+def _begins(info: tarfile.TarInfo | None) -> bool:
+    return info is not None and info.name == MANIFEST and _plain(info)
+
+
+def _first_member(stream: BinaryIO, path: Path) -> bytes:
+    info = _header(stream)
+    if info is None:
+        raise _no_pack(path, "it is no tar")
+    if not _begins(info):
         raise _no_pack(path, f"it does not begin with {MANIFEST}")
     if info.size > _MOST_MANIFEST:
         raise _no_pack(path, f"its manifest would have {info.size} bytes")
@@ -193,11 +216,13 @@ def _plain(info: tarfile.TarInfo) -> bool:
     return info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.sparse
 
 
-def _problems(manifest: Manifest) -> Iterator[str]:
+def problems(manifest: Manifest) -> Iterator[str]:
     """What a pack of somebody else's could do harm with where it is used."""
     for name, file in manifest.files.items():
         if not _is_member(name):
-            yield f"{name!r} is no name of a file in it"
+            yield f"{_short(name)} is no name of a file in it"
+        for folder in _folders(name) & manifest.files.keys():
+            yield f"{folder!r} is a file in it, and the folder of {name!r}"
         if min(file.bytes, file.at) < 0 or not _SHA256.fullmatch(file.sha256):
             yield f"{name}: size, place or digest are none"
     cases = manifest.cases.cases
@@ -209,29 +234,47 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield from _of_case(case, manifest.files)
     for text in _texts(msgspec.to_builtins(manifest.cases)):
         if not text.isprintable():
-            yield f"{text!r} is not a line of text"
+            yield f"{_short(text)} is not a line of text"
 
 
 def _of_case(case: Case, files: Mapping[str, Member]) -> Iterator[str]:
     named = {"id": _ID.fullmatch(case.id), "source": _NAME.fullmatch(case.source)}
-    named["split"] = _NAME.fullmatch(case.split or "train")
+    named["split"] = _NAME.fullmatch("train" if case.split is None else case.split)
     for what, fine in named.items():
         if not fine:
-            yield f"case {case.id!r}: its {what} is none"
+            yield f"case {_short(case.id)}: its {what} is none"
     if case.archive is not None:
         yield f"case {case.id}: lies in another archive"
     if not case.images or not case.labels:
         yield f"case {case.id}: has no image or no label"
+    for image, count in Counter(case.images).items():
+        if count > 1:
+            yield f"case {case.id}: has {_short(image)} as an image more than once"
     for file in case.files:
         if file not in files:
-            yield f"case {case.id}: {file!r} is not in it"
+            yield f"case {case.id}: {_short(file)} is not in it"
 
 
 def _is_member(name: str) -> bool:
-    parts = name.split("/")
-    short = all(len(part.encode("utf-8", "replace")) <= _MOST_NAME for part in parts)
     whole = name.isprintable() and "\\" not in name and name != MANIFEST
-    return short and whole and not {"", ".", ".."} & set(parts)
+    return whole and fits(name) and not {"", ".", ".."} & set(name.split("/"))
+
+
+def fits(name: str, *, room: int = 0) -> bool:
+    """Whether a member's name is short enough, with ``room`` bytes to spare."""
+    sizes = [len(part.encode("utf-8", "replace")) for part in (*name.split("/"), name)]
+    return max(sizes[:-1]) <= MOST_PART - room and sizes[-1] <= MOST_NAME - room
+
+
+def _folders(name: str) -> set[str]:
+    """``a/b/c`` -> ``a``, ``a/b``; of a name that is too long, none."""
+    parts = name.split("/") if fits(name) else []
+    return {"/".join(parts[:count]) for count in range(1, len(parts))}
+
+
+def _short(text: str) -> str:
+    """For a message, which is read on a screen."""
+    return repr(text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}…")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +20,24 @@ from typing import BinaryIO, Final
 from ca_hpc.core.codec import encode
 from ca_hpc.core.record import Case, Cases
 from ca_hpc.errors import CaHpcError
-from ca_hpc.store.pack import BLOCK, CHUNK, FORMAT, MANIFEST, Manifest, Member, Pack, Progress
+from ca_hpc.store.pack import (
+    BLOCK,
+    CHUNK,
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Member,
+    Pack,
+    Progress,
+    fits,
+    is_pack,
+    problems,
+)
 
 _NOT_YET: Final = "0" * 64
 _MOST_TOLD: Final = 20
+_ROOM: Final = 16  # bytes of a member's name, for what tells it from others
+_ENDINGS: Final = (".nii.gz", ".nii")  # which tell an image; of others none is kept
 _READ: Final = "fetch or repair it, or exclude its subject"
 
 
@@ -36,16 +51,19 @@ class _Content:
 
 
 def write_pack(cases: Cases, target: Path, *, ca_hpc: str, progress: Progress) -> str:
-    """Write the files of ``cases`` as a pack; its sha256. Raises CaHpcError.
+    """Write the files of ``cases`` as a pack; its sha256. Raises CaHpcError, as check_target does.
 
     ``target`` appears when it is whole. The same cases and files give the same bytes. Each file is
     read once: digests have a fixed length, so that the manifest's room is known before they are. A
     file that is used twice is there once.
     """
+    check_target(target)
     named, contents = _members(cases)
     total = sum(content.size for content in contents)
     _check_space(target, total)
     manifest = Manifest(FORMAT, ca_hpc, named, _places(contents))
+    if problem := next(problems(manifest), None):  # nobody could read it
+        raise CaHpcError(f"this cannot be packed: {problem}", hint="correct it in the data")
     room = len(encode(manifest).encode())
     with _draft(target) as stream:
         stream.write(_header(MANIFEST, room) + bytes(room + -room % BLOCK))
@@ -66,6 +84,23 @@ def write_pack(cases: Cases, target: Path, *, ca_hpc: str, progress: Progress) -
         stream.seek(BLOCK)
         stream.write(text)
     return hashlib.sha256(text).hexdigest()
+
+
+def check_target(target: Path) -> None:
+    """Refuse what a pack must not take the place of: all but an older pack. Raises CaHpcError."""
+    if not target.parent.is_dir():
+        raise CaHpcError(f"{target.parent} is no folder", hint="make it, or name another one")
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFREG: "no pack"}
+    kind = kinds.get(stat.S_IFMT(mode), "no regular file")
+    if not stat.S_ISREG(mode) or not is_pack(target):
+        raise CaHpcError(
+            f"{target} is {kind}, and would be overwritten",
+            hint="name a new file: -o study.tar",
+        )
 
 
 def _places(contents: list[_Content]) -> dict[str, Member]:
@@ -112,6 +147,7 @@ def _draft(target: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        check_target(target)  # hours may have passed
         draft.replace(target)
     except OSError as error:
         raise CaHpcError(
@@ -123,8 +159,6 @@ def _draft(target: Path) -> Iterator[BinaryIO]:
 
 
 def _check_space(target: Path, size: int) -> None:
-    if not target.parent.is_dir():
-        raise CaHpcError(f"{target.parent} is no folder", hint="make it, or name another one")
     free = shutil.disk_usage(target.parent).free
     if size > free:
         raise CaHpcError(
@@ -138,20 +172,20 @@ def _members(cases: Cases) -> tuple[Cases, list[_Content]]:
     tops = _tops(cases)
     names: dict[tuple[str | None, str], str] = {}
     contents: dict[str, _Content] = {}
-    problems: list[str] = []
+    unread: list[str] = []
     opened = functools.cache(lambda archive: Pack.open(Path(archive)))
 
     def name_of(case: Case, path: str) -> str:
         real = path if case.archive else os.path.realpath(path)
         if (case.archive, real) not in names:
             wanted = path if case.archive else _name(case.source, path, tops[case.source])
-            name = _unused(wanted, contents)
+            name = _unused(_fitting(wanted, source=case.source), contents)
             names[case.archive, real] = name
             pack = None if case.archive is None else opened(case.archive)
             try:
                 contents[name] = _content(name, pack, path)
             except OSError as error:
-                problems.append(f"{path}: {error.strerror}")
+                unread.append(f"{path}: {error.strerror}")
                 contents[name] = _Content(name, 0, _nothing)
         return names[case.archive, real]
 
@@ -161,9 +195,9 @@ def _members(cases: Cases) -> tuple[Cases, list[_Content]]:
         masks = tuple(name_of(case, path) for path in case.masks)
         labels = tuple(replace(of, path=name_of(case, of.path)) for of in case.labels)
         packed.append(replace(case, images=images, masks=masks, labels=labels, archive=None))
-    if problems:
-        told = "\n".join(problems[:_MOST_TOLD])
-        raise CaHpcError(f"{len(problems)} files cannot be packed\n{told}", hint=_READ)
+    if unread:
+        told = "\n".join(unread[:_MOST_TOLD])
+        raise CaHpcError(f"{len(unread)} files cannot be packed\n{told}", hint=_READ)
     return replace(cases, cases=tuple(packed)), [contents[name] for name in sorted(contents)]
 
 
@@ -181,6 +215,14 @@ def _name(source: str, path: str, top: str) -> str:
     relative = os.path.relpath(_absolute(path), top)
     plain = "".join(c if c.isprintable() and c != "\\" else "_" for c in relative)
     return f"{source}/{plain}"
+
+
+def _fitting(name: str, *, source: str) -> str:
+    """``name``; of one that is too long the source, its digest and the ending."""
+    if fits(name, room=_ROOM):
+        return name
+    ending = next(filter(name.endswith, _ENDINGS), "")
+    return f"{source}/{hashlib.sha256(name.encode()).hexdigest()}{ending}"
 
 
 def _absolute(path: str) -> Path:

@@ -588,3 +588,17 @@ def test_many_files_are_got_in_several_calls(upstream: Upstream, reader: Reader)
     assert same(found, upstream, names)
     assert said[-1] == "brno: 300 of 300 files" and len(said) > 3
     assert reader.get(found, names) == []
+
+
+def test_progress_counts_the_files_that_are_there(upstream: Upstream, reader: Reader) -> None:
+    names = [f"{number:04d}.nii.gz" for number in range(40)]
+    for name in names:
+        (upstream.path / name).write_text(name)
+    upstream.commit()
+    upstream.git("annex", "drop", "--quiet", "--force", "--", *names[:3])
+    found = reader.checkout()
+    said: list[str] = []
+    files = [str(found.folder / name) for name in names]
+    with pytest.raises(CaHpcError, match="3 of 40 files cannot be got"):
+        git.get(found, files, run=processes.run, say=said.append)
+    assert said == ["brno: 29 of 40 files", "brno: 37 of 40 files"]

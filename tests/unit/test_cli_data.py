@@ -100,6 +100,69 @@ def test_pack_refuses_a_folder_as_its_file(ca_hpc: Call) -> None:
     assert shown.code == 2 and "data is a folder" in shown.err
 
 
+def test_pack_overwrites_neither_what_it_packs_nor_the_job(tmp_path: Path, ca_hpc: Call) -> None:
+    for file in (images(tmp_path)[0], tmp_path / "job.yaml"):
+        before = file.read_bytes()
+        shown = ca_hpc("data", "pack", "job.yaml", "-o", str(file))
+        assert shown.code == 2 and f"{file} is no pack, and would be overwritten" in shown.err
+        assert file.read_bytes() == before
+
+
+def test_pack_overwrites_an_older_pack_unless_it_is_an_input(tmp_path: Path, ca_hpc: Call) -> None:
+    for _ in range(2):
+        assert ca_hpc("data", "pack", "job.yaml", "-o", "study.tar").code == 0
+    before = (tmp_path / "study.tar").read_bytes()
+    again = "kind: train\nname: again\ncluster: local\ndata: [{type: pack, path: study.tar}]\n"
+    (tmp_path / "again.yaml").write_text(again)
+    (tmp_path / "same.tar").hardlink_to(tmp_path / "study.tar")
+    for name in ("study.tar", "same.tar"):
+        shown = ca_hpc("data", "pack", "again.yaml", "-o", name)
+        assert shown.code == 2 and f"{name} is what the job reads" in shown.err
+    assert (tmp_path / "study.tar").read_bytes() == before
+
+
+def test_pack_refuses_its_file_before_anything_is_fetched(tmp_path: Path, ca_hpc: Call) -> None:
+    source = "{type: git, url: 'file:///nowhere', label_suffix: _seg}"
+    (tmp_path / "job.yaml").write_text(
+        f"kind: train\nname: far\ncluster: local\ndata: [{source}]\n"
+    )
+    shown = ca_hpc("data", "pack", "job.yaml", "-o", "job.yaml")
+    assert shown.code == 2 and "would be overwritten" in shown.err and "nowhere" not in shown.err
+
+
+def test_verify_refuses_what_no_job_can_use(tmp_path: Path, ca_hpc: Call) -> None:
+    ca_hpc("data", "pack", "job.yaml", "-o", "study.tar")
+    raw = (tmp_path / "study.tar").read_bytes()
+    (tmp_path / "study.tar").write_bytes(
+        raw.replace(b'"Dataset501_small"', b'"../../../xx/small"', 1)
+    )
+    shown = ca_hpc("data", "verify", "study.tar")
+    assert shown.code == 2 and "no name of a data set" in shown.err
+
+
+def test_check_goes_on_after_a_damaged_member(tmp_path: Path, ca_hpc: Call) -> None:
+    first, second, *_ = images(tmp_path)
+    second.write_bytes(second.read_bytes()[:2000])
+    ca_hpc("data", "pack", "job.yaml", "-o", "study.tar")
+    pack = Pack.open(tmp_path / "study.tar")
+    (member,) = (name for name in pack.files if name.endswith(f"/{first.name}"))
+    with pack.path.open("r+b") as stream:
+        stream.seek(pack.start + pack.member(member).at + 100)
+        stream.write(b"\0\1\2\3")
+    source = "{type: pack, path: study.tar}"
+    job = f"kind: train\nname: again\ncluster: local\nsplits: {{folds: 2}}\ndata: [{source}]\n"
+    (tmp_path / "again.yaml").write_text(job)
+    shown = ca_hpc("data", "check", "again.yaml", "--workers", "1")
+    assert shown.code == 3
+    damaged, cut, last = shown.out.splitlines()
+    assert damaged.startswith(f"{pack.path}: {member} is sha256:")
+    assert second.name in cut and "cut off" in cut
+    assert last == f"{len(images(tmp_path))} images: 2 cannot be used"
+    assert not list((tmp_path / "tmp").iterdir())
+    told = json.loads(ca_hpc("data", "check", "again.yaml", "--json").out)
+    assert (told["damaged"], told["problems"]) == (1, [damaged, cut])
+
+
 def test_check_finds_nothing_wrong_and_leaves_nothing(tmp_path: Path, ca_hpc: Call) -> None:
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     shown = ca_hpc("data", "check", "job.yaml", "--workers", "2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from ca_hpc.core import door
 from ca_hpc.core.record import Case, Cases, LabelFile
@@ -95,3 +97,43 @@ def test_a_prepare_that_is_killed_leaves_no_converter_behind(tmp_path: Path) -> 
     step.send_signal(signal.SIGTERM)
     step.wait()
     until(lambda: not any(map(lives, converters)), what="converters live on")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_check_that_is_killed_leaves_no_reader_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    # ca-hpc handles SIGTERM: workers that inherit this would outlive it
+    image = np.random.default_rng(1).integers(0, 1000, (128, 128, 128), np.int16)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[20] = 1
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "image.nii")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii")
+    rows = ["image,label,subject"]
+    for i in range(400):
+        for name in ("image", "mask"):
+            (tmp_path / f"{name}{i}.nii").symlink_to(f"{name}.nii")
+        rows.append(f"image{i}.nii,mask{i}.nii,p{i}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    (tmp_path / "job.yaml").write_text(
+        "kind: train\nname: neck\ncluster: local\ndata: [{type: pairs, path: pairs.csv}]\n"
+    )
+    (tmp_path / "tmp").mkdir()
+    check = subprocess.Popen(
+        (sys.executable, "-m", "ca_hpc", "data", "check", "job.yaml", "--workers", "2"),
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+    )
+    try:
+        # both are at work: each has a folder in the one that the check has made
+        until(
+            lambda: len(list((tmp_path / "tmp").glob("ca-hpc-check-*/*"))) > 1,
+            what="nothing was read",
+        )
+        readers = children(check.pid)
+        assert len(readers) == 2
+    finally:
+        check.send_signal(number)
+        check.wait()
+    until(lambda: not any(map(lives, readers)), what="readers live on")
+    assert len(list((tmp_path / "tmp").iterdir())) <= 1

@@ -66,6 +66,11 @@ def test_the_page_holds_the_data_from_what_was_skipped_to_where_it_came_from(
     assert ["lesion", "clinic", "1", "1", "in none"] not in page.rows, "its volume is 4.8"
 
 
+def test_columns_say_whether_they_are_of_folds_or_of_a_test_set(run: RunFolder) -> None:
+    header = ["Source", "Contrast", "Images", "People", "in folds", "test set site-b"]
+    assert header in Page(write_data_page(run).read_text()).rows
+
+
 def test_persons_are_named_only_where_they_are_left_out(run: RunFolder) -> None:
     text = Page(write_data_page(run).read_text()).text
     assert "dora" in text

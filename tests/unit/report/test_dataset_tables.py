@@ -12,6 +12,8 @@ from ca_hpc.report.dataset import DatasetContent
 from ca_hpc.report.dataset_tables import Fold, dataset_content
 from tests.unit.report.data_runs import Row, cases_of, row, skipped, write_rows
 
+TARGETS = ("cord", "lesion")
+
 
 def content(
     folder: Path, rows: list[Row], *, folds: tuple[Fold, ...] = (), people: str = ""
@@ -143,7 +145,24 @@ def test_a_picture_stands_for_each_source_and_contrast(tmp_path: Path) -> None:
     ]
     write_rows(rows, tmp_path / "cases.tsv")
     found = read_rows(tmp_path / "cases.tsv", cases_of(rows).cases)
-    assert [r.case for r in representatives(found, target="cord")] == ["clinic", "other", "middle"]
+    chosen = representatives(found, targets=TARGETS)
+    assert [r.case for _, r in chosen] == ["clinic", "other", "middle"]
+
+
+def test_a_target_is_shown_by_an_image_that_has_it_also_where_most_have_not(tmp_path: Path) -> None:
+    rows = [
+        row("a", volume_mm3="cord:10,lesion:0"),
+        row("b", volume_mm3="cord:50,lesion:0"),
+        row("c", volume_mm3="cord:90,lesion:3"),
+        row("d", source="healthy", volume_mm3="cord:40,lesion:0"),
+        row("e", source="unlabelled", volume_mm3="cord:0,lesion:0"),
+    ]
+    write_rows(rows, tmp_path / "cases.tsv")
+    found = read_rows(tmp_path / "cases.tsv", cases_of(rows).cases)
+    chosen = [(target, r.case) for target, r in representatives(found, targets=TARGETS)]
+    assert chosen == [("cord", "d"), ("lesion", "c"), ("cord", "b"), ("", "e")]
+    first = representatives(found, targets=TARGETS, most=3)
+    assert [r.case for _, r in first] == ["d", "c", "e"]
 
 
 @pytest.mark.parametrize(("most", "chosen"), [(3, "a1 b1 c1"), (4, "a1 a2 b1 c1")])
@@ -157,5 +176,5 @@ def test_where_pictures_are_too_many_every_source_has_one(
     ]
     write_rows(rows, tmp_path / "cases.tsv")
     found = read_rows(tmp_path / "cases.tsv", cases_of(rows).cases)
-    pictures = representatives(found, target="cord", most=most)
-    assert " ".join(r.case for r in pictures) == chosen
+    pictures = representatives(found, targets=TARGETS, most=most)
+    assert " ".join(r.case for _, r in pictures) == chosen

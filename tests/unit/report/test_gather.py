@@ -25,7 +25,7 @@ from ca_hpc.screen import show_outcome
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import manifest
 from ca_hpc.weights.manifest import Manifest, Source
-from tests.unit.report.data_runs import row, write_rows
+from tests.unit.report.data_runs import row, skipped, write_rows
 
 SPEC = """\
 kind: finetune
@@ -119,7 +119,13 @@ def test_a_run_that_has_finished_nothing_still_has_a_report(run: RunFolder) -> N
         (0, 1),
     )
     assert (found.scores, found.curves, found.overlays) == ((), (), ())
-    assert {row.state for row in found.tasks} == {"UNKNOWN"}
+    assert {row.state for row in found.tasks} == {"not run"}
+
+
+def test_a_task_that_has_begun_is_not_called_not_run(run: RunFolder) -> None:
+    run.new_attempt("assemble", job="101", restart=0)
+    states = {row.task: row.state for row in gathered(run).tasks}
+    assert (states["assemble"], states["preprocess"]) == ("UNKNOWN", "not run")
 
 
 def test_the_summary_has_the_verdict_the_best_arm_and_the_difference_by_person(
@@ -371,6 +377,33 @@ def test_warnings_of_the_submission_are_among_the_facts(run: RunFolder) -> None:
     assert told == ["the crop differs", "1000 epochs"]
 
 
+def test_a_warning_that_the_data_section_shows_is_told_once(run: RunFolder) -> None:
+    run.write("cases.json", replace(run.cases, remarks=("one has no label",)))
+    run.write("pins.json", replace(run.pins, warnings=("one has no label", "1000 epochs")))
+
+    def told() -> list[str]:
+        return [value for _, value in gathered(run).facts if value in run.pins.warnings]
+
+    assert told() == ["one has no label", "1000 epochs"], "there is no data section"
+    write_rows([row("s1-anna", person="anna")], run.file("cases.tsv"))
+    found = gathered(run)
+    assert found.dataset is not None and found.dataset.remarks == ("one has no label",)
+    assert told() == ["1000 epochs"]
+
+
+def test_images_that_were_left_out_are_told_first(run: RunFolder) -> None:
+    rows = [row("s1-anna", person="anna"), skipped("s1-ben", person="ben", problem="is truncated")]
+    write_rows(rows, run.file("cases.tsv"))
+    assert gathered(run).summary == (
+        "1 of 2 images was left out: see Data.",
+        "No fold has finished, so that there is nothing to compare.",
+    )
+    write_rows([skipped(who, problem="is truncated") for who in PEOPLE], run.file("cases.tsv"))
+    assert gathered(run).summary[0] == "2 of 2 images were left out: see Data."
+    write_rows(rows[:1], run.file("cases.tsv"))
+    assert gathered(run).summary[0].startswith("No fold has finished")
+
+
 def test_a_run_without_image_and_weights_says_none(run: RunFolder) -> None:
     run.write("pins.json", replace(run.pins, weights=None))
     run.write("workflow.json", replace(run.workflow, runtime=Runtime("none", "python3")))
@@ -434,13 +467,11 @@ def test_the_facts_say_where_the_data_came_from(run: RunFolder) -> None:
         Origin("s1", "/archive/neck.git", "main", "0a1b"),
         Origin("s2", "/archive/s2.tar", sha256="cd"),
     )
-    cases = replace(run.cases, origins=origins, remarks=("one", "two"), regions={"cord": (1, 2)})
+    cases = replace(run.cases, origins=origins, regions={"cord": (1, 2)})
     run.write("cases.json", cases)
-    told = gathered(run).facts
-    facts = dict(told)
+    facts = dict(gathered(run).facts)
     assert facts["origin of s1"] == "/archive/neck.git, ref main, commit 0a1b"
     assert facts["origin of s2"] == "/archive/s2.tar, sha256:cd"
-    assert [value for name, value in told if name == "remark"] == ["one", "two"]
     assert facts["learnt"] == "cord (1, 2)"
 
 

@@ -222,7 +222,8 @@ def test_an_arm_without_scores_is_nobodys_loss() -> None:
 
 def test_arms_without_a_person_in_common_are_not_ranked() -> None:
     found = told(scores(finetune=(0.9, nan), scratch=(nan, 0.8)))
-    assert found == ["Nobody has a defined Dice in every arm."]
+    assert found[0] == "Nobody has a defined Dice in every arm."
+    assert not any("highest" in sentence for sentence in found)
 
 
 def test_pretrained_arms_alone_have_no_verdict_on_scratch() -> None:
@@ -276,4 +277,33 @@ def test_a_training_alone_is_told_without_comparison() -> None:
         "Test set site-b: train has a mean Dice of 0.796 over 8 people (never seen in training).",
     ]
     assert told(scores(train=(0.01, 0.02)), alone)[0] == "train does not segment cord here."
-    assert told(scores(train=(nan, nan)), alone) == ["Nobody has a defined Dice."]
+    assert told(scores(train=(nan, nan)), alone)[0] == "Nobody has a defined Dice."
+
+
+def without_lesion(found: list[CaseScore], *, predicted: int) -> list[CaseScore]:
+    """The same images, none with a lesion; something was predicted in the first of them."""
+    return [
+        replace(s, sensitivity=nan, dice=0.0 if wrong else nan, precision=0.0 if wrong else nan)
+        for s, wrong in ((s, place < predicted) for place, s in enumerate(found))
+    ]
+
+
+def test_images_without_a_label_are_counted_and_what_was_predicted_in_them() -> None:
+    first, *others = scores(label="lesion", train=(0.8,) * 4)
+    found = told([first, *without_lesion(others, predicted=2)], {"train": "random"})
+    assert found[1] == ("3 of 4 images have no lesion; in 2 of these something was predicted.")
+    assert not any("have no" in sentence for sentence in told(scores(train=EASY)))
+
+
+def test_what_was_predicted_in_images_without_a_label_is_told_by_arm() -> None:
+    ours, control = (scores(label="lesion", **{arm: (0.8, 0.8)}) for arm in TWO)
+    found = told(
+        [
+            ours[0], *without_lesion(ours[1:], predicted=1),
+            control[0], *without_lesion(control[1:], predicted=0),
+        ]
+    )  # fmt: skip
+    assert (
+        "1 of 2 images has no lesion; in 1 (by finetune) and 0 (by scratch) of these something "
+        "was predicted."
+    ) in found

@@ -162,6 +162,19 @@ def test_the_sagittal_panel_faces_left_with_the_head_up(
     assert left_or_upper.mean() > right_or_lower.mean()
 
 
+@pytest.mark.parametrize("shape", [(20, 20, 400), (6, 60, 400)])
+def test_titles_have_room_over_a_narrow_image(shape: tuple[int, int, int]) -> None:
+    """Nothing bright touches the edges of the title row, and the two titles stay apart."""
+    values = np.full(shape, 90, dtype=np.uint8)
+    label = np.zeros_like(values)
+    label[2:4, 4:10, 2:-2] = 1
+    png = overlay_png(volume(values), volume(label), targets=CORD, height=2.4)
+    title_row = pixels(png)[:30].max(axis=(0, 2)) > 0.5
+    assert not title_row[:4].any() and not title_row[-4:].any()
+    gaps = np.diff(np.flatnonzero(title_row))
+    assert gaps.max() > 12
+
+
 def test_volumes_of_different_grids_are_refused() -> None:
     with pytest.raises(CaHpcError, match="shapes"):
         overlay_png(volume(backdrop()), volume(cord((20, 40, 23))), volume(cord()), targets=CORD)

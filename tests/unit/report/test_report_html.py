@@ -24,7 +24,15 @@ from ca_hpc.report.dataset import (
 )
 from ca_hpc.report.figures import common_limits
 from ca_hpc.report.html import duration, mean_sd, render, write_report
-from ca_hpc.report.model import CaseScore, Comparison, Curve, Overlay, ReportContent, TaskRow
+from ca_hpc.report.model import (
+    NOT_RUN,
+    CaseScore,
+    Comparison,
+    Curve,
+    Overlay,
+    ReportContent,
+    TaskRow,
+)
 from ca_hpc.report.tables import Spread
 from tests.unit.report.page import Page
 
@@ -176,6 +184,11 @@ def test_tasks_show_state_attempts_time_and_cause() -> None:
     assert ["train-scratch-fold1", "FAILED", "3", "", "", "", "out of GPU memory"] in rows
 
 
+def test_a_task_that_never_ran_has_not_failed() -> None:
+    html = render(replace(CONTENT, tasks=(TaskRow("export", NOT_RUN, 0),)))
+    assert "<td>not run</td>" in html
+
+
 def test_a_cause_of_many_lines_is_a_list_of_which_the_first_20_are_seen() -> None:
     problems = [f"/data/sub-{number:02d}.nii.gz: is truncated" for number in range(33)]
     cause = "33 of 60 cases cannot be used\n" + "\n".join(problems)
@@ -281,6 +294,23 @@ def test_an_only_arm_without_any_dice_has_no_figure_of_it() -> None:
     assert "The same as a table" not in page.text
 
 
+EMPTY_REFERENCE = "Where the reference is empty, Dice is 0 if anything was predicted"
+
+
+def test_empty_references_are_explained_and_measures_say_over_whom_they_are() -> None:
+    nothing = {"sensitivity": nan, "relative_volume_difference": nan}
+    first, second, _ = ALONE.scores
+    wrong = replace(first, person="04", case="sub-04", dice=0.0, precision=0.0, **nothing)
+    found = Page(render(replace(ALONE, scores=(first, second, wrong))))
+    assert EMPTY_REFERENCE in found.text
+    rows = {row[0]: row[1] for row in found.rows if len(row) == 2}
+    assert "3 people, 3 images" in rows["Dice"]
+    assert "people" not in rows["Precision"], "over the same as the Dice"
+    assert "2 people, 3 images, 1 undefined" in rows["Sensitivity"]
+    assert "2 people, 3 images, 1 undefined" in rows["Relative volume difference"]
+    assert EMPTY_REFERENCE not in Page(render(ALONE)).text
+
+
 def test_several_folds_of_an_only_arm_are_told_apart() -> None:
     html = render(replace(ALONE, folds=(0, 1)))
     assert "<h2>Dice per fold</h2>" in html and "Further measures</h3>" in html
@@ -341,7 +371,7 @@ def test_everything_foreign_is_escaped() -> None:
             remarks=(HOSTILE,),
             spacings={HOSTILE: ((1.0, 1.0, 5.0),)},
             volumes={HOSTILE: {HOSTILE: (1.0, 2.0)}},
-            pictures=(CasePicture(HOSTILE, HOSTILE, HOSTILE, PIXEL),),
+            pictures=(CasePicture(HOSTILE, HOSTILE, HOSTILE, HOSTILE, PIXEL),),
         ),
     )
     html = render(content)

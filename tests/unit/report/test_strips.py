@@ -40,6 +40,13 @@ def test_equal_values_and_zero_are_drawn() -> None:
     assert dots(strip(lab=[0, 400])) > 0
 
 
+@pytest.mark.parametrize("values", [[0.0, 0.0], [0.12345, 0.1236], [0.5, 20, 30_000]])
+def test_an_axis_has_no_more_ticks_than_have_room(values: list[float]) -> None:
+    svg = strip_plot({"cord": {"lab": values}}, xlabel="x", description="x", from_zero=False)
+    ticks = re.findall(r">[\d.\N{MINUS SIGN}]+</text>", svg)
+    assert 2 <= len(ticks) <= 7
+
+
 def test_a_source_without_values_keeps_its_row() -> None:
     assert ">clinic</text>" in strip(lab=[1, 2], clinic=[])
 

@@ -43,6 +43,27 @@ def test_channels_agree_in_how_they_are_normalised_and_how_many_they_are() -> No
     assert problems(("T2", "nonorm"), ("MRI", "noNorm")) == 0
 
 
+def test_channels_in_another_order_are_refused_also_behind_a_source_that_names_none() -> None:
+    both, unnamed, turned = ("T1", "T2"), ("MRI", "MRI"), ("t2", "T1")
+    for order in ((both, turned), (unnamed, both, turned)):
+        agreed = agree(SPEC, [Terms("k", None, ALL, each) for each in order])
+        assert agreed.problems == (
+            "k: channels ('t2', 'T1') are ('T1', 'T2') before it in another order",
+        )
+
+
+def test_channels_with_other_names_are_told() -> None:
+    def remarks(*channels: tuple[str, ...]) -> tuple[str, ...]:
+        agreed = agree(SPEC, [Terms(f"s{n}", None, ALL, each) for n, each in enumerate(channels)])
+        assert agreed.problems == ()
+        return agreed.remarks
+
+    assert remarks(("MRI", "MRI"), ("T1", "T2"), ("T1", "FLAIR")) == (
+        "s2: its channels T1, FLAIR are taken for the T1, T2 of other sources",
+    )
+    assert remarks(("MRI",), ("T2",), ("t2",)) == ()
+
+
 def test_a_source_that_cannot_be_read_contradicts_nobody() -> None:
     parts = [Terms("a", {}, {}, ()), terms("b", None)]
     assert agree(SPEC, parts).problems == ()

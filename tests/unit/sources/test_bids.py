@@ -311,6 +311,49 @@ def test_one_image_as_nii_and_nii_gz_would_become_one_case_and_is_refused(
     assert problem.endswith("would both become case s1-sub-01-T2w")
 
 
+@pytest.mark.parametrize("mask", ["", "mask_channels: {levels: _levels}"])
+def test_one_label_or_mask_as_nii_and_nii_gz_is_refused(
+    tmp_path: Path, put: Put, put_bids: Put, mask: str
+) -> None:
+    name = "_levels" if mask else "_seg"
+    put_bids("sub-01_T2w", "sub-02_T2w", suffixes=("_seg", "_levels"))
+    put(f"{LABELS}/sub-02/anat/sub-02_T2w{name}.nii")
+    start = f"{tmp_path}/{LABELS}/sub-02/anat/sub-02_T2w{name}"
+    assert problems(tmp_path, BIDS, more=mask) == [
+        f"{start}.nii.gz and {start}.nii are both there: leave one"
+    ]
+    assert len(scanned(tmp_path, with_keys(BIDS, "exclude: [sub-02]"), more=mask).cases) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("sub-05/anat/sub-01_T2w", "its folder says sub-05, its name sub-01"),
+        ("sub-01/ses-2/anat/sub-01_ses-1_T2w", "its folder says ses-2, its name ses-1"),
+    ],
+)
+def test_a_folder_and_a_name_that_disagree_are_a_problem(
+    tmp_path: Path, put: Put, image: str, said: str
+) -> None:
+    put(f"bids/{image}.nii.gz", f"{LABELS}/{image}_seg.nii.gz")
+    assert problems(tmp_path, BIDS) == [f"{tmp_path}/bids/{image}.nii.gz: {said}"]
+
+
+def test_a_session_may_be_told_by_the_folder_alone(tmp_path: Path, put: Put) -> None:
+    for session in ("1", "2"):
+        image = f"sub-01/ses-{session}/anat/sub-01_acq-ax_T2w"
+        put(f"bids/{image}.nii.gz", f"{LABELS}/{image}_seg.nii.gz")
+    source = with_keys(BIDS, "contrasts: [acq-ax_T2w]")
+    found = by_id(scanned(tmp_path, source))
+    assert {name: case.session for name, case in found.items()} == {
+        "s1-sub-01-ses-1-acq-ax-T2w": "1",
+        "s1-sub-01-ses-2-acq-ax-T2w": "2",
+    }
+    assert len(scanned(tmp_path, with_keys(BIDS, "sessions: ['2']")).cases) == 1
+    (problem,) = problems(tmp_path, source.replace("_seg", "_lesion"))
+    assert "for sub-01_acq-ax_T2w.nii.gz one would be sub-01_acq-ax_T2w_lesion" in problem
+
+
 def test_loops_of_links_have_an_end(tmp_path: Path, put_bids: Put) -> None:
     put_bids("sub-01_T2w")
     (tmp_path / "bids/sub-01/anat/again").symlink_to(tmp_path / "bids")

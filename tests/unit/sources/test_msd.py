@@ -144,3 +144,14 @@ def test_shares_of_source_or_job_replace_the_lists_and_that_is_told(
     found = scanned(tmp_path, source, more=more)
     assert [case.split for case in found.cases] == [None]
     assert found.remarks == ("s1: what it says of its split gives way to what the job says",)
+
+
+def test_images_that_tell_no_subject_are_told(tmp_path: Path, put: Put, write: Put) -> None:
+    put("seg.nii.gz", "a.nii.gz", "b.nii.gz")
+    write(train=[entry("a"), entry("b")])
+    assert scanned(tmp_path, MSD).remarks == (
+        "each image of s1 counts as a person of its own; if some are of one person, say so: "
+        "person: {pattern: …}",
+    )
+    write(train=[entry("a", subject="x"), entry("b", subject="y")])
+    assert scanned(tmp_path, MSD).remarks == ()

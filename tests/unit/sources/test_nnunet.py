@@ -78,6 +78,67 @@ def test_a_label_without_its_images_is_a_problem(tmp_path: Path, put: Put) -> No
     assert len(scanned(tmp_path, NNUNET.replace("}", ", exclude: [a, c]}")).cases) == 1
 
 
+def test_one_image_as_nii_and_nii_gz_is_a_problem_of_labels_and_of_each_channel(
+    tmp_path: Path, one_case: None, put: Put
+) -> None:
+    write_dataset(tmp_path / "raw", {"cord": 1})
+    put("raw/labelsTr/a.nii", "raw/imagesTr/a_0000.nii")
+    assert problems(tmp_path, NNUNET) == [
+        f"{tmp_path}/raw/{name}.nii and {tmp_path}/raw/{name}.nii.gz are both there: leave one"
+        for name in ("labelsTr/a", "imagesTr/a_0000")
+    ]
+
+
+def test_images_without_a_label_are_told_and_left_out(
+    tmp_path: Path, one_case: None, put: Put
+) -> None:
+    write_dataset(tmp_path / "raw", {"cord": 1})
+    put("raw/imagesTr/b_0000.nii.gz")
+    found = scanned(tmp_path, NNUNET)
+    assert [case.id for case in found.cases] == ["s1-a"]
+    assert found.remarks == ("1 image of s1 without a label, left out: b",)
+
+
+# --- people --------------------------------------------------------------------------------------
+
+
+def test_subject_and_session_are_told_by_entities_and_nobody_is_two_people(
+    tmp_path: Path, put: Put
+) -> None:
+    for stem in ("sub-01_ses-01_T1w", "sub-01_ses-02_T2w"):
+        put(f"sub-x/raw/imagesTr/{stem}_0000.nii.gz", f"sub-x/raw/labelsTr/{stem}.nii.gz")
+    write_dataset(tmp_path / "sub-x/raw", {"cord": 1})
+    found = scanned(tmp_path, NNUNET.replace("raw", "sub-x/raw"))
+    assert [(case.person, case.session) for case in found.cases] == [
+        ("sub-01", "01"),
+        ("sub-01", "02"),
+    ]
+    assert found.remarks == ()
+
+
+def test_images_that_tell_no_subject_are_people_of_their_own_and_that_is_told(
+    tmp_path: Path, one_case: None, put: Put
+) -> None:
+    write_dataset(tmp_path / "raw", {"cord": 1})
+    put("raw/labelsTr/b.nii.gz", "raw/imagesTr/b_0000.nii.gz")
+    end = "counts as a person of its own; if some are of one person, say so: person: {pattern: …}"
+    assert scanned(tmp_path, NNUNET).remarks == (f"each image of s1 {end}",)
+    said = NNUNET.replace("}", ", person: {pattern: '(.)'}}")
+    assert scanned(tmp_path, said).remarks == ()
+    put("raw/labelsTr/sub-1_T2w.nii.gz", "raw/imagesTr/sub-1_T2w_0000.nii.gz")
+    (remark,) = scanned(tmp_path, NNUNET).remarks
+    assert remark == f"each image of s1 that tells no subject (a, b) {end}"
+
+
+def test_a_published_split_may_list_nnunets_identifiers(tmp_path: Path, put: Put) -> None:
+    for stem in ("sub-01_T2w", "sub-02_T2w"):
+        put(f"raw/imagesTr/{stem}_0000.nii.gz", f"raw/labelsTr/{stem}.nii.gz")
+    write_dataset(tmp_path / "raw", {"cord": 1})
+    (tmp_path / "split.yaml").write_text("train: [sub-01_T2w]\nval: [sub-02_T2w]\n")
+    found = scanned(tmp_path, NNUNET, more="splits: {file: HERE/split.yaml}")
+    assert [case.split for case in found.cases] == ["train", "val"]
+
+
 # --- test sets -----------------------------------------------------------------------------------
 
 
@@ -127,6 +188,18 @@ def test_labels_that_are_not_numbered_without_gaps_are_a_problem(
     write_dataset(tmp_path / "raw", {"background": 0, **labels})
     assert problems(tmp_path, NNUNET) == [
         f"{tmp_path}/raw/dataset.json: labels {labels} are not numbered 1, 2, …"
+    ]
+
+
+@pytest.mark.usefixtures("one_case")
+@pytest.mark.parametrize("labels", [{"cord": 1, "ignore": 2}, {"cord": [1, 2], "ignore": 3}])
+def test_an_ignore_label_is_refused_and_does_not_become_a_class(
+    tmp_path: Path, labels: dict[str, object]
+) -> None:
+    write_dataset(tmp_path / "raw", {"background": 0, **labels})
+    assert problems(tmp_path, NNUNET) == [
+        f"{tmp_path}/raw/dataset.json: nnU-Net's label ignore is not supported: it would become a "
+        "class"
     ]
 
 

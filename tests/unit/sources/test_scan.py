@@ -92,6 +92,33 @@ def test_sources_that_share_their_people_say_so(tmp_path: Path, put_bids: Put) -
     assert found.remarks == ()
 
 
+@pytest.mark.parametrize("keys", ["", "person: {pattern: '(sub-.*)'}"])
+def test_shared_people_go_by_their_label_whether_it_is_written_with_sub_or_not(
+    tmp_path: Path, put: Put, put_bids: Put, keys: str
+) -> None:
+    put_bids("sub-01_T2w")
+    put("a.nii.gz", "seg.nii.gz")
+    (tmp_path / "pairs.csv").write_text("image,label,subject\na.nii.gz,seg.nii.gz,01\n")
+    own = with_keys(BIDS, "people: hosp" + (f", {keys}" if keys else ""))
+    found = scanned(tmp_path, own, "{type: pairs, path: HERE/pairs.csv, people: hosp}")
+    assert [(case.people, case.person) for case in found.cases] == [("hosp", "01")] * 2
+    assert found.remarks == ()
+    apart = scanned(tmp_path, BIDS, "{type: pairs, path: HERE/pairs.csv}")
+    assert apart.remarks[0].startswith("sub-01 in s1 and in s2 count as different people")
+
+
+def test_sources_that_share_people_and_have_none_in_common_are_told(
+    tmp_path: Path, put_bids: Put
+) -> None:
+    put_bids("sub-01_T2w", "sub-02_T2w")
+    put_bids("sub-h01_T2w", top="other")
+    shared = with_keys(BIDS, "people: hosp")
+    assert scanned(tmp_path, shared, shared.replace("HERE/bids", "HERE/other")).remarks == (
+        "s1 has nobody in common with the other sources of `people: hosp`: it has 01, 02, they "
+        "have h01; if some are the same, let `person` name them alike",
+    )
+
+
 # --- regions -------------------------------------------------------------------------------------
 
 

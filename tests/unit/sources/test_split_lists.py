@@ -78,6 +78,20 @@ def test_one_file_may_hold_several_sources(tmp_path: Path, put_bids: Put, write:
     ]
 
 
+def test_a_source_of_several_may_be_called_as_a_list_is(tmp_path: Path, write: Put) -> None:
+    write("test: {train: [sub-01, sub-02], val: [sub-03, sub-04]}\n")
+    assert roles(tmp_path, with_keys(BIDS, "name: test"), more=JOB) == {
+        "sub-01": "train", "sub-02": "train", "sub-03": "val", "sub-04": "val",
+    }  # fmt: skip
+
+
+def test_entries_with_reasons_are_a_list(tmp_path: Path, write: Put) -> None:
+    write("train: {sub-01: a, sub-02: b}\nval: [sub-03]\ntest: {sub-04: motion}\n")
+    assert roles(tmp_path, BIDS, more=JOB) == {
+        "sub-01": "train", "sub-02": "train", "sub-03": "val", "sub-04": "test",
+    }  # fmt: skip
+
+
 def test_who_is_in_no_list_is_left_out_and_told_and_who_is_not_there_too(
     tmp_path: Path, put_bids: Put, write: Put
 ) -> None:

@@ -104,11 +104,15 @@ def test_a_file_that_is_used_twice_is_there_once(tmp_path: Path, cases: Cases) -
     first = cases.cases[0]
     link = tmp_path / "data/link.nii.gz"
     link.symlink_to(first.images[0])
-    twice = replace(first, id="brno-04", images=(str(link), first.images[0]))
+    twice = replace(first, id="brno-04", images=(str(link),))
     packed(replace(cases, cases=(first, twice)), tmp_path / "s.tar")
     found = Pack.open(tmp_path / "s.tar")
     assert len(found.files) == 2
-    assert set(found.cases.cases[1].images) == set(found.cases.cases[0].images)
+    assert found.cases.cases[1].images == found.cases.cases[0].images
+    both = replace(first, images=(str(link), first.images[0]))
+    with pytest.raises(CaHpcError, match="as an image more than once"):
+        packed(replace(cases, cases=(both,)), tmp_path / "none.tar")
+    assert not (tmp_path / "none.tar").exists()
 
 
 def test_names_of_files_may_hold_anything(tmp_path: Path, cases: Cases) -> None:
@@ -155,6 +159,76 @@ def without_origins(pack: Path, cases: Cases) -> Path:
     return pack.with_name("plain.tar")
 
 
+LONG = {
+    "a name": ("n" * 240 + ".nii.gz", 64),
+    "many folders": ("f/" * 600 + "x.nii.gz", 64),
+    "nothing": ("n" * 150 + ".nii.gz", 150),
+}
+
+
+@pytest.mark.parametrize(("name", "stem"), LONG.values(), ids=LONG)
+def test_what_is_long_on_disk_gets_a_name_that_finds_room(
+    tmp_path: Path, cases: Cases, name: str, stem: int
+) -> None:
+    first = cases.cases[0]
+    file = tmp_path / "data" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"long")
+    packed(replace(cases, cases=(replace(first, images=(str(file),)),)), tmp_path / "s.tar")
+    found = Pack.open(tmp_path / "s.tar")
+    (member,) = found.cases.cases[0].images
+    assert member.startswith("brno/") and member.endswith(".nii.gz")
+    assert len(member.removesuffix(".nii.gz").rpartition("/")[2]) == stem
+    assert found.take(member, tmp_path / "out").read_bytes() == b"long"
+
+
+def at_a_file(target: Path) -> None:
+    target.write_bytes(b"an image")
+
+
+def at_a_link(target: Path) -> None:
+    target.symlink_to(target.with_name("pack.tar"))
+
+
+OCCUPIED: dict[str, Callable[[Path], object]] = {
+    "a file": at_a_file,
+    "an empty file": Path.touch,
+    "a link to a pack": at_a_link,
+    "a link to nothing": lambda target: target.symlink_to("nothing"),
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("occupy", OCCUPIED.values(), ids=OCCUPIED)
+def test_nothing_but_an_older_pack_is_overwritten(
+    tmp_path: Path, cases: Cases, occupy: Callable[[Path], object]
+) -> None:
+    packed(replace(cases, remarks=()), tmp_path / "pack.tar")
+    target = tmp_path / "s.tar"
+    occupy(target)
+    before = target.lstat()
+    with pytest.raises(CaHpcError, match="would be overwritten"):
+        packed(cases, target)
+    assert target.lstat() == before and not list(tmp_path.glob(".*"))
+    packed(cases, tmp_path / "pack.tar")
+    assert Pack.open(tmp_path / "pack.tar").cases.remarks == cases.remarks
+
+
+def test_a_file_that_came_while_it_was_written_is_kept(tmp_path: Path, cases: Cases) -> None:
+    target = tmp_path / "s.tar"
+    with pytest.raises(CaHpcError, match="would be overwritten"):
+        write_pack(cases, target, ca_hpc="0", progress=lambda done, total: at_a_file(target))
+    assert target.read_bytes() == b"an image" and not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_pack_is_written_again(tmp_path: Path, cases: Cases, pack: Path) -> None:
+    whole = pack.read_bytes()
+    pack.write_bytes(whole[: len(whole) // 2])
+    packed(cases, pack)
+    assert pack.read_bytes() == whole
+
+
 # --- damaged, or made by somebody else ---------------------------------------------------------
 
 
@@ -187,6 +261,11 @@ def renamed(name: str) -> Callable[[dict[str, Any]], object]:
     return change
 
 
+def inside_a_file(manifest: dict[str, Any]) -> None:
+    image = manifest["cases"]["cases"][0]["images"][0]
+    renamed(f"{manifest['cases']['cases'][1]['images'][0]}/{image}")(manifest)
+
+
 def in_case(**given: Any) -> Callable[[dict[str, Any]], object]:
     return lambda manifest: manifest["cases"]["cases"][0].update(given)
 
@@ -206,7 +285,14 @@ LIES = {
     "a newline": renamed("brno/a\nb"),
     "a backslash": renamed("brno\\..\\x"),
     "the manifest itself": renamed(MANIFEST),
-    "too long": renamed("brno/" + "x" * 300),
+    "a part too long": renamed("brno/" + "x" * 201),
+    "too long": renamed("brno/" + "x/" * 500),
+    "below another file": inside_a_file,
+    "case id of a path": in_case(id="a/b"),
+    "no case id": in_case(id=""),
+    "no source": in_case(source=""),
+    "an empty split": in_case(split=""),
+    "an image twice": lambda m: in_case(images=m["cases"]["cases"][0]["images"] * 2)(m),
     "case id out of the folder": in_case(id="../../x"),
     "case id of two lines": in_case(id="a\nb"),
     "split out of the folder": in_case(split="../x"),
