@@ -95,11 +95,15 @@ class SkippedRow:
 
 @dataclass(frozen=True)
 class CasePicture:
-    """The image and label that stand for a source's contrast."""
+    """The image and label that stand for a source's contrast.
+
+    ``target``: whose median volume it has; "" where no image has any.
+    """
 
     case: str
     source: str
     contrast: str
+    target: str
     png: bytes
 
 

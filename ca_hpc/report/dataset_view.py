@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from ca_hpc.report.case_rows import AXES
+from ca_hpc.core.data_spec import SEEN
+from ca_hpc.report.case_rows import AXES, FOLDS
 from ca_hpc.report.dataset import DatasetContent
 from ca_hpc.report.strips import stacked_bars, strip_plot
 
@@ -38,6 +39,13 @@ class VolumeUnit:
         """Three significant digits."""
         value = mm3 / self.mm3
         return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def split_title(split: str) -> str:
+    """What heads the column of a split's images."""
+    if split == FOLDS:
+        return "in folds"
+    return split if split in SEEN else f"test set {split}"
 
 
 def count_figures(content: DatasetContent) -> Iterator[DataFigure]:

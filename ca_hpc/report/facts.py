@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,16 @@ from ca_hpc.weights import manifest
 
 
 def facts(
-    run: RunFolder, spec: JobSpec, *, test_sets: Mapping[str, tuple[str, ...]]
+    run: RunFolder,
+    spec: JobSpec,
+    *,
+    test_sets: Mapping[str, tuple[str, ...]],
+    shown: Collection[str] = (),
 ) -> Iterator[tuple[str, str]]:
-    """Names and values. What is missing in the run is left out, or said not to be known."""
+    """Names and values. What is missing in the run is left out, or said not to be known.
+
+    ``shown``: warnings that the page has elsewhere.
+    """
     workflow, pins, data = run.workflow, run.pins, run.cases
     cases = data.cases
     yield "ca-hpc", pins.ca_hpc
@@ -38,8 +45,6 @@ def facts(
     yield "data", f"{_counted(cases)}, from {sources}"
     for origin in data.origins:
         yield f"origin of {origin.source}", _origin(origin)
-    for remark in data.remarks:
-        yield "remark", remark
     yield "learnt", ", ".join(_targets(data))
     yield (
         "crop",
@@ -63,7 +68,8 @@ def facts(
     seconds = sum(r.seconds for t in workflow.tasks if (r := run.result(t.id)) is not None)
     yield "task time", format_duration(seconds)
     for warning in pins.warnings:
-        yield "warning", warning
+        if warning not in shown:
+            yield "warning", warning
 
 
 def splits_text(splits: Splits) -> str:

@@ -11,8 +11,10 @@ from ca_hpc.core.model import training_id
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.core.states import derive_state
 from ca_hpc.report.comparison import compare
+from ca_hpc.report.dataset import DatasetContent
 from ca_hpc.report.facts import facts
 from ca_hpc.report.model import (
+    NOT_RUN,
     VALIDATION,
     CaseScore,
     Comparison,
@@ -36,13 +38,14 @@ def gather(run: RunFolder, *, created: str) -> ReportContent:
     spec, scores = run.spec, read_scores(run.path)
     arms, tasks, test_sets = tuple(spec.arms), tuple(_tasks(run)), read_test_sets(run)
     weights = {name: arm.weights for name, arm in spec.arms.items()}
-    comparisons = compare(scores, weights=weights)
+    comparisons, dataset = compare(scores, weights=weights), read_dataset(run)
     return ReportContent(
         run_name=run.path.name,
         kind=spec.kind,
         created=created,
-        summary=tuple(
-            _summary(spec, scores, comparisons, weights=weights, tasks=tasks, test_sets=test_sets)
+        summary=(
+            *(_left_out(dataset) if dataset else ()),
+            *_summary(spec, scores, comparisons, weights=weights, tasks=tasks, test_sets=test_sets),
         ),
         arms=arms,
         folds=spec.fold_indices,
@@ -52,9 +55,18 @@ def gather(run: RunFolder, *, created: str) -> ReportContent:
         curves=tuple(_curves(run, spec)),
         tasks=tasks,
         overlays=tuple(_overlays(run, scores, arms=arms)),
-        facts=tuple(facts(run, spec, test_sets=test_sets)),
-        dataset=read_dataset(run),
+        facts=tuple(
+            facts(run, spec, test_sets=test_sets, shown=dataset.remarks if dataset else ())
+        ),
+        dataset=dataset,
     )
+
+
+def _left_out(dataset: DatasetContent) -> Iterator[str]:
+    if out := len(dataset.skipped):
+        images = out + (dataset.counts[-1].images if dataset.counts else 0)
+        of = "1 image" if images == 1 else f"{images} images"
+        yield f"{out} of {of} {'was' if out == 1 else 'were'} left out: see Data."
 
 
 def _summary(
@@ -133,11 +145,12 @@ def _tasks(run: RunFolder) -> Iterator[TaskRow]:
     for task in run.workflow.tasks:
         if task.id == OWN_STAGE:
             continue
-        result = run.result(task.id)
+        result, attempts = run.result(task.id), len(run.attempts(task.id))
+        begun = result is not None or attempts > 0
         yield TaskRow(
             task=task.id,
-            state=derive_state(result, None, submitted=True).value,
-            attempts=len(run.attempts(task.id)),
+            state=derive_state(result, None, submitted=True).value if begun else NOT_RUN,
+            attempts=attempts,
             node=result.host if result else None,
             started=result.started if result else None,
             seconds=result.seconds if result else None,

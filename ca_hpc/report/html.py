@@ -11,7 +11,14 @@ from typing import Any, Final
 
 from ca_hpc.report import dataset_view, figures, strips, tables
 from ca_hpc.report.dataset import DatasetContent
-from ca_hpc.report.model import VALIDATION, CaseScore, Comparison, Curve, ReportContent
+from ca_hpc.report.model import (
+    NOT_RUN,
+    VALIDATION,
+    CaseScore,
+    Comparison,
+    Curve,
+    ReportContent,
+)
 from ca_hpc.report.outcome import p_text
 from ca_hpc.report.tables import Measure, Spread
 from ca_hpc.store import atomic
@@ -37,7 +44,8 @@ MEASURES: Final[tuple[tuple[str, Measure], ...]] = (
 class LabelSection:
     """All tables and figures of one label, of the validation or of a test set.
 
-    ``contrasts`` by measure. ``dot_plot``: None if nobody has a Dice.
+    ``contrasts`` by measure. ``dot_plot``: None if nobody has a Dice. ``reference_empty``: of any
+    image.
     """
 
     label: str
@@ -46,6 +54,7 @@ class LabelSection:
     people: tuple[tables.PersonRow, ...]
     contrasts: tuple[tuple[str, tuple[tables.ContrastRow, ...]], ...]
     dot_plot: str | None
+    reference_empty: bool
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ def _page(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS, svg=Markup)
-    environment.globals.update(SHOWN=SHOWN, KINDS=KINDS, view=dataset_view)
+    environment.globals.update(SHOWN=SHOWN, KINDS=KINDS, NOT_RUN=NOT_RUN, view=dataset_view)
     return environment.get_template(template).render(**values)
 
 
@@ -155,6 +164,7 @@ def _section(label: str, scores: Sequence[CaseScore], content: ReportContent) ->
             for title, measure in MEASURES
         ),
         dot_plot=_dot_plot(people, arms=arms, overall=measures[0][1]),
+        reference_empty=any(score.reference_empty for score in scores),
     )
 
 

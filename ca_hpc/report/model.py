@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Final
 
 from ca_hpc.report.dataset import DatasetContent
@@ -12,6 +13,7 @@ Fold = int | str  # nnU-Net's folds: 0, 1, ... or "all"; of test sets ENSEMBLE
 
 VALIDATION: Final = "validation"
 ENSEMBLE: Final = "ensemble"
+NOT_RUN: Final = "not run"
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,9 @@ class CaseScore:
     ``split``: ``validation``, or the test set that the image belongs to, which all folds together
     have predicted (then ``fold`` is ``ensemble``). ``people``: within which names of persons mean
     the same person; within the source, if empty.
-    ``dice``, ``precision`` and ``sensitivity`` are fractions, NaN where undefined (nothing in the
-    reference and nothing predicted). ``relative_volume_difference`` is (predicted - reference) /
-    reference.
+    ``dice``, ``precision`` and ``sensitivity`` are fractions. With nothing in the reference
+    ``sensitivity`` and ``relative_volume_difference``, (predicted - reference) / reference, are
+    NaN; with nothing predicted ``precision`` is; with neither ``dice`` is, too.
     """
 
     arm: str
@@ -46,6 +48,14 @@ class CaseScore:
         """Whose image it is: two data sets may both have a sub-01."""
         return self.people or self.source, self.person
 
+    @property
+    def reference_empty(self) -> bool:
+        return isnan(self.sensitivity)
+
+    @property
+    def prediction_empty(self) -> bool:
+        return isnan(self.precision)
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -61,7 +71,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """The last attempt of one task. ``started`` is ISO 8601. ``cause`` may have many lines."""
+    """The last attempt of one task; ``state`` is NOT_RUN where there is none.
+
+    ``started`` is ISO 8601. ``cause`` may have many lines.
+    """
 
     task: str
     state: str
@@ -133,9 +146,10 @@ class Comparison:
 class ReportContent:
     """Everything on the page. ``arms`` and ``folds`` are those planned, finished or not.
 
-    The first sentence of ``summary`` states the outcome. ``weights``: what each arm starts from
-    (pretrained, random, shuffled). ``created`` is ISO 8601; ``facts`` are name and value pairs
-    (digests, versions, the spec). ``dataset``: None before there is one.
+    ``summary`` states the outcome first, but for a sentence on images that were left out.
+    ``weights``: what each arm starts from (pretrained, random, shuffled). ``created`` is ISO 8601;
+    ``facts`` are name and value pairs (digests, versions, the spec). ``dataset``: None before
+    there is one.
     """
 
     run_name: str

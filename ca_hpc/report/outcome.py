@@ -59,8 +59,9 @@ ADVICE: Final[Mapping[str, Mapping[Standing, str]]] = {
 def outcome(
     scores: Sequence[CaseScore], comparisons: Sequence[Comparison], *, weights: Mapping[str, str]
 ) -> Iterator[str]:
-    """Of the validation, label by label: whether anything works, the verdicts, the best arm, its
-    comparisons. Then of each test set the same but for the verdicts, which it must not pick.
+    """Of the validation, label by label: whether anything works, the verdicts, the best arm,
+    images without the label, the best arm's comparisons. Then of each test set the same but for
+    the verdicts, which it must not pick.
 
     ``weights``: by arm. Where nothing works nothing is advised.
     """
@@ -80,6 +81,7 @@ def outcome(
             *failure,
             *(_verdicts(compared, weights=weights, advice=advice) if seen else ()),
             _best(means, alone=len(weights) == 1, remark="" if seen else UNSEEN),
+            *_without(ours, label=label),
             *(
                 comparison_sentence(c, tests=tests)
                 for c in compared
@@ -183,6 +185,23 @@ def _best(means: SharedMeans, *, alone: bool, remark: str) -> str:
     have = "has" if len(means.best) == 1 else "share"
     best = _listed(means.best)
     return f"{best} {have} the highest mean Dice, {highest:.3f} over {people}{remark}."
+
+
+def _without(scores: Sequence[CaseScore], *, label: str) -> Iterator[str]:
+    """The sentence on images without the label, if there are any: their Dice is 0 or undefined."""
+    without = [score for score in scores if score.reference_empty]
+    if not without:
+        return
+    images, empty = (len({score.case for score in some}) for some in (scores, without))
+    by_arm = {
+        arm: sum(not score.prediction_empty for score in ours)
+        for arm, ours in grouped(without, lambda score: score.arm).items()
+    }
+    several = len({score.arm for score in scores}) > 1
+    wrong = _listed([f"{n} (by {arm})" if several else f"{n}" for arm, n in by_arm.items()])
+    of = "1 image" if images == 1 else f"{images} images"
+    have = "has" if empty == 1 else "have"
+    yield f"{empty} of {of} {have} no {label}; in {wrong} of these something was predicted."
 
 
 def comparison_sentence(comparison: Comparison, *, tests: int) -> str:

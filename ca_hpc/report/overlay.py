@@ -24,6 +24,7 @@ DASHED: Final = (0, (2.5, 2))
 MARGIN_MM: Final = 16.0
 HEIGHT_INCHES: Final = 3.4
 TITLE_INCHES: Final = 0.33
+PANEL_INCHES: Final = 1.75  # width that a title of TEXT_SIZE, "sagittal, slice 1024", needs
 LEGEND_INCHES: Final = 0.27  # of a row
 COLUMNS: Final = 2  # of the legend
 DPI: Final = 110
@@ -181,10 +182,10 @@ def _draw(
     """The planes side by side, equally high, over a legend."""
     from matplotlib.figure import Figure
 
-    widths = [right / top for _, right, _, top in map(_extent, planes)]
+    widths = [max(height * right / top, PANEL_INCHES) for _, right, _, top in map(_extent, planes)]
     below = LEGEND_INCHES * -(-len(outlines) // COLUMNS) + 0.14
     whole = TITLE_INCHES + height + below
-    size = (height * sum(widths) + 0.2, whole)
+    size = (sum(widths) + 0.2, whole)
     figure = Figure(figsize=size, dpi=DPI, facecolor="black")
     panels = figure.subplots(1, len(planes), width_ratios=widths)
     for axes, plane in zip(panels, planes, strict=True):

@@ -17,6 +17,8 @@ NAME_LETTERS: Final = 22
 BINS: Final = 90
 LANES: Final = (0, 1, -1, 2, -2)
 WIDE: Final = 30.0  # largest over smallest value from which the axis is logarithmic
+DENSE: Final = 400.0  # largest over smallest up to which ticks at 2 and 5 times a decade have room
+TICKS: Final = 6  # of a linear axis; what fits also with several decimals
 SEGMENTS: Final = 7
 SEGMENT_COLOURS: Final = (*(colour for colour, _ in ARM_STYLES), "#F0E442")
 OTHERS: Final = "#b5b5b5"
@@ -58,8 +60,9 @@ def strip_plot(
         if log:
             axes.set_xscale("log")
             _plain_ticks(axes)
-        elif from_zero:
-            axes.set_xlim(left=0)
+        else:
+            axes.locator_params(axis="x", nbins=TICKS)
+            axes.set_xlim(left=0 if from_zero else None)
         if lanes > 1:
             _legend(axes, columns=lanes)
 
@@ -125,10 +128,12 @@ def _rows(axes: Any, names: Sequence[str]) -> None:
 
 
 def _plain_ticks(axes: Any) -> None:
-    """0.5, 1, 2, 5, …, not powers of ten."""
+    """0.5, 1, 2, 5, …, not 10⁰; over many decades 1, 10, 100, …, lest they overlap."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    low, high = axes.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high / low <= DENSE else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
