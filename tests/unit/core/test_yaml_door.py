@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -24,7 +25,16 @@ def texts(document: Document) -> list[str]:
     return [f"{problem.place}: {problem.text}" for problem in document.problems]
 
 
-@given(plain_values)
+def holds_exponents(value: Any) -> bool:
+    """1E0 is a number to YAML 1.2 and here, but text to PyYAML, which writes it without quotes."""
+    if isinstance(value, dict):
+        return any(map(holds_exponents, (*value, *value.values())))
+    if isinstance(value, list):
+        return any(map(holds_exponents, value))
+    return isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value) is not None
+
+
+@given(plain_values.filter(lambda value: not holds_exponents(value)))
 def test_what_a_yaml_writer_quotes_where_needed_is_read_back(value: Any) -> None:
     document = read_yaml(yaml.safe_dump(value))
     assert not document.problems
