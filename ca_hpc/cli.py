@@ -23,6 +23,7 @@ from ca_hpc.cli_weights import weights_app
 from ca_hpc.errors import CaHpcError, ExitCode
 
 if TYPE_CHECKING:
+    from ca_hpc.core.splits import Division
     from ca_hpc.store.run_folder import RunFolder
 
 app = typer.Typer(
@@ -82,6 +83,7 @@ def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = No
     people = len({(case.people, case.person) for case in cases})
     held_out = sum(map(len, inputs.data.division.tests.values()))
     of_them = f" ({held_out} in test sets)" if held_out else ""
+    typer.echo(_divided(inputs.data.division))
     for origin in inputs.cases.origins:
         typer.echo(f"{origin.source}: {origin.url} at {origin.commit or f'sha256:{origin.sha256}'}")
     typer.echo(
@@ -284,6 +286,17 @@ def demo(
             raise typer.Exit(int(code))
 
     action.demo(folder, host=Host.here(), say=typer.echo, watch=step)
+
+
+def _divided(division: Division) -> str:
+    """How many images are for what."""
+    if len(division.folds) > 1:
+        seen = len({case for fold in division.folds for case in fold["val"]})
+        parts = [f"{seen} in {len(division.folds)} folds"]
+    else:
+        parts = [f"{len(cases)} in {part}" for part, cases in division.folds[0].items()]
+    parts += [f"{len(cases)} in test set {name}" for name, cases in division.tests.items()]
+    return f"images: {', '.join(parts)}"
 
 
 def _quoted(path: Path) -> str:

@@ -54,7 +54,11 @@ def find(spec: JobSpec, *, store: Path, fetch: bool, say: Say) -> JobData:
             files = [file for case in cases.cases if case.source == name for file in case.files]
             git.get(checkout, files, run=processes.run, say=say)
     own = _shares(spec)
-    division = divide(cases.cases, spec.splits, shares=own)
+    try:
+        division = divide(cases.cases, spec.splits, shares=own)
+    except CaHpcError as error:  # its cause may well be among the remarks: a list of other names
+        error.message = "\n".join([error.message, *(f"note: {told}" for told in cases.remarks)])
+        raise
     cases = _assigned(cases, division, sources=own)
     if missing := missing_files(cases):
         if fetch:

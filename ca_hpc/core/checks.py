@@ -29,7 +29,8 @@ def check(spec: JobSpec, document: Document) -> Iterator[Problem]:
         if arm.weights != "random" and spec.weights is None:
             yield Problem(
                 place,
-                f"arms.{name} starts from {arm.weights} weights, but the job names none"
+                f"arms.{name} starts from {arm.weights} weights, but the job names none "
+                "(weights: NAME; without any: kind: train)"
                 if spec.kind == "finetune"
                 else f"arms.{name} starts from {arm.weights} weights: that is kind: finetune",
             )

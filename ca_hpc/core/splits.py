@@ -197,7 +197,8 @@ def _missing(members: Mapping[str, People], splits: Splits) -> Iterator[Problem]
             yield (
                 f"{folds} folds need at least {folds} people, the data have {len(people)} "
                 f"({sum(map(len, people.values()))} images){besides}",
-                f"set splits.folds to {len(people)} or less" if len(people) > 1 else "add data",
+                (f"set splits.folds to {len(people)} or less" if len(people) > 1 else "add data")
+                + (", or hold out fewer people" if tests else ""),
             )
         return
     for role, other in ((TRAIN, VAL), (VAL, TRAIN)):

@@ -105,3 +105,16 @@ def test_a_repository_that_was_never_fetched_is_said_to_be(tmp_path: Path) -> No
         found(text, store=tmp_path / "store")
     assert "ca-hpc data fetch" in str(refused.value.hint)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_list_of_other_names_is_told_with_what_it_leaves_empty(tmp_path: Path) -> None:
+    a = bids(tmp_path / "a", people=2)
+    (tmp_path / "split.yaml").write_text("train: [sub-00_T9w]\nval: [sub-77]\n")
+    with pytest.raises(CaHpcError) as refused:
+        found(
+            f"data: [{{type: bids, path: {a}, label_suffix: _seg}}]\n"
+            f"splits: {{file: {tmp_path}/split.yaml}}\n",
+            store=tmp_path,
+        )
+    assert "nobody is in train" in refused.value.message
+    assert "note: " in refused.value.message and "sub-77" in refused.value.message

@@ -248,13 +248,15 @@ def test_folds_are_named_once_and_at_least_one(folds: str) -> None:
 def test_an_arm_from_pretrained_weights_needs_weights() -> None:
     text = JOB.replace("model.pth", "null") + "model: demo\narms:\n  ours: {weights: pretrained}\n"
     assert problems(text) == [
-        "9:3: arms.ours starts from pretrained weights, but the job names none"
+        "9:3: arms.ours starts from pretrained weights, but the job names none "
+        "(weights: NAME; without any: kind: train)"
     ]
 
 
 def test_the_default_arms_without_weights_are_told_at_the_weights() -> None:
     assert problems(JOB.replace("model.pth", "null") + "model: demo\n") == [
-        "6:1: arms.finetune starts from pretrained weights, but the job names none"
+        "6:1: arms.finetune starts from pretrained weights, but the job names none "
+        "(weights: NAME; without any: kind: train)"
     ]
 
 
