@@ -137,7 +137,7 @@ def submit(
         warn=_warn,
         say=lambda text: typer.echo(text, err=True),
     )
-    jobs = {s.stage: dict(s.job_ids) for s in run.submissions().values()}
+    jobs = {s.stage: dict(s.jobs) for s in run.submissions()}
     attached = job.cluster.executor == "local" and not detach
     if as_json:
         typer.echo(json.dumps({"run": str(run.path), "jobs": jobs}, indent=2))
@@ -206,6 +206,48 @@ def logs(
             continue
         for file in files:
             typer.echo("\n".join(file.read_text(errors="replace").splitlines()[-15:]))
+
+
+@app.command()
+def retry(
+    run: RunPath,
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="Of these tasks; none: all that failed.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Of the jobs: 48GB; default: as before.")
+    ] = None,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option("--max-gpu-hours", min=0, help="A new ceiling for the run.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run again what failed, and only that; each goes on from its last checkpoint."""
+    from ca_hpc.actions.retry import retry as action
+    from ca_hpc.actions.submit import private_umask
+    from ca_hpc.core.units import parse_size
+    from ca_hpc.store.run_folder import RunFolder
+
+    private_umask()
+    try:
+        memory_mib = None if memory is None else parse_size(memory)
+    except ValueError as error:
+        raise CaHpcError(f"--memory {memory}: {error}", hint="--memory 48GB") from error
+    done = action(
+        RunFolder.open(run),
+        only=tasks or (),
+        memory_mib=memory_mib,
+        max_gpu_hours=max_gpu_hours,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(done), indent=2))
+    elif not done.tasks:
+        typer.echo("nothing to do again: no task of this run has failed")
+    else:
+        told = f" (jobs {', '.join(done.jobs)})" if done.jobs else ""
+        typer.echo(f"again: {', '.join(done.tasks)}{told}")
+        typer.echo(f"follow it: ca-hpc status --watch {_quoted(run)}")
 
 
 @app.command()

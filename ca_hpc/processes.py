@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol, TypeAlias
@@ -20,7 +22,11 @@ from ca_hpc.errors import CaHpcError
 
 #: what :func:`start` returns
 Child: TypeAlias = "subprocess.Popen[bytes]"
-PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+# linux/prctl.h
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
+
+_LIBC: Final = ctypes.CDLL(None)
 
 
 class ProgramMissing(CaHpcError):
@@ -97,12 +103,28 @@ def start(
     cwd: Path | None = None,
     log: Path | None = None,
     own_session: bool = False,
+    ignoring: Collection[signal.Signals] = (),
+    end_with_us: signal.Signals | None = None,
+    descriptors: Collection[int] = (),
 ) -> Child:
     """Start a program and return at once. Without ``log`` it inherits this process's streams.
 
     With ``own_session`` it survives the terminal, and signals of the terminal do not reach it.
-    Raises :class:`ProgramMissing`.
+    It ignores ``ignoring`` until it decides otherwise; signals that this process holds back
+    (a mask) come through to it. ``end_with_us`` is what it is sent when the thread that called this
+    dies. ``descriptors`` stay open in it. Raises :class:`ProgramMissing`.
     """
+    us = os.getpid()
+
+    def prepare() -> None:
+        # between fork and exec, perhaps of a process with threads: nothing here takes a lock
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number in ignoring:
+            signal.signal(number, signal.SIG_IGN)
+        if end_with_us is not None:
+            end_with_parent(end_with_us, parent=us)
+
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with contextlib.ExitStack() as stack:
         stream = None if log is None else stack.enter_context(log.open("ab"))
         stack.enter_context(_named(argv))
@@ -114,16 +136,54 @@ def start(
             env=None if env is None else dict(env),
             cwd=cwd,
             start_new_session=own_session,
+            pass_fds=tuple(descriptors),
+            preexec_fn=prepare if held or ignoring or end_with_us is not None else None,
         )
 
 
-def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+def fork(body: Callable[[], int]) -> int:
+    """Run ``body`` in a copy of this process, which exits with what it returns. Returns its pid.
+
+    For a process without threads. The copy is asked to end (SIGTERM) when this process dies.
+    """
+    us = os.getpid()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        end_with_parent(parent=us)
+        status = body()
+    except BaseException:  # nothing of the copied process may go on after it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def end_with_parent(number: signal.Signals = signal.SIGTERM, *, parent: int | None = None) -> None:
     """Have this process sent a signal when the one that started it dies, even of SIGKILL.
 
     prctl(2): what counts is the thread that started it, so that thread must live as long.
+    ``parent``, its pid where it is known: if it is dead already, the signal comes at once.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+        _LIBC.prctl(PR_SET_PDEATHSIG, int(number))
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), number)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of whatever its children leave behind (prctl(2))."""
+    if sys.platform == "linux":
+        _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> tuple[int, ...]:
+    """Pids of this process's children, adopted and unreaped ones too; for one without threads."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")  # proc(5); not in every kernel
+    return tuple(map(int, listed.read_text().split())) if listed.exists() else ()
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
     from ca_hpc.actions.status import cancel as cancel_run
     from ca_hpc.actions.status import status as read_status
 
-    rows, trouble = ask(run)
+    said = ask(run)
     asked = time.monotonic()
     local = run.workflow.executor == "local"
     ended: set[str] = set()
@@ -40,9 +40,9 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
             while True:
                 patience = WATCH_S if local else ASK_AFTER_NEWS_S if news else ASK_EVERY_S
                 if time.monotonic() - asked >= patience:
-                    rows, trouble = ask(run)
+                    said = ask(run)
                     asked, news = time.monotonic(), False
-                now = read_status(run, rows=rows, trouble=trouble)
+                now = read_status(run, asked=said)
                 bars.show(now)
                 if now.ended:
                     break
@@ -138,6 +138,10 @@ def show_status(now: RunStatus) -> None:
         )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
+    for task in now.tasks:
+        if task.lines:
+            console.print(Text(f"{task.task}: {task.failure}", style="bold"))
+            console.print(Text("\n".join(f"  | {line}" for line in task.lines)))
     hints: dict[str, list[str]] = {}
     for task in now.tasks:
         if task.hint:

@@ -24,7 +24,7 @@ from typing import Final
 
 from tests.lab import slurm
 from tests.lab.machine import LabError
-from tests.lab.places import CHECKOUT, LOGS, cache_root
+from tests.lab.places import CHECKOUT, LOGS, SECOND, SPARE, cache_root
 from tests.tally import Counts, Outcome, complaints, counts_in, table, total
 
 BIN: Final = Path(sys.executable).parent
@@ -130,7 +130,7 @@ def tests_of(step: Step, *, status: int) -> Counts | None:
 
 @contextmanager
 def own_cluster() -> Iterator[None]:
-    """Name a folder for the tier's cluster; whatever is up in it at the end is taken down."""
+    """Name a folder for the tier's clusters; whatever is up in it at the end is taken down."""
     if os.environ.get("CA_HPC_TEST_SLURM"):
         yield
         return
@@ -142,9 +142,11 @@ def own_cluster() -> Iterator[None]:
         yield
     finally:
         del os.environ["CA_HPC_TEST_SLURM"]
-        slurm.down(root, wipe=True)
-        if root.exists():
-            root.rmdir()
+        for suffix in ("", SECOND, SPARE):
+            each = root.with_name(f"{root.name}{suffix}")
+            slurm.down(each, wipe=True)
+            if each.exists():
+                each.rmdir()
 
 
 def stream(argv: Sequence[str], *, log: Path) -> int:

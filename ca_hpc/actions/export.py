@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
@@ -14,16 +13,19 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc import processes
+from ca_hpc.attempts.evidence import tail
+from ca_hpc.attempts.evidence import told as told_by
 from ca_hpc.core.codec import encode
 from ca_hpc.core.export import REQUEST_NAME, ZIP_NAME, ExportRequest, Kept
+from ca_hpc.core.failures import Evidence, diagnose
 from ca_hpc.core.model import Command, Mount, Resources, Stage, Task
 from ca_hpc.errors import CaHpcError, TaskFailed
-from ca_hpc.report.gather import read_events
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.images import verify_image
 from ca_hpc.store.lock import held
+from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.worker import started_command
+from ca_hpc.worker.command import Place, started_command
 
 FOLDER: Final = "exports"
 _DRAFT: Final = ".making-"
@@ -227,11 +229,13 @@ def _command(
         task,
         stage,
         workflow,
-        attempt=str(attempt),
-        work_folder=work_folder,
-        slots=1,
-        visible_gpus="",
-        host_environment=environment,
+        Place(
+            attempt=str(attempt),
+            work_folder=work_folder,
+            slots=1,
+            visible_gpus="",
+            environment=environment,
+        ),
     )
 
 
@@ -244,14 +248,10 @@ def _tell(attempt: Path, *, told: int, say: Callable[[str], None]) -> int:
 
 
 def _failure(attempt: Path, status: int) -> TaskFailed:
-    try:
-        told = json.loads((attempt / "error.json").read_text())
-        return TaskFailed(f"the export failed: {told['message']}", hint=told["hint"])
-    except (OSError, ValueError, KeyError):
-        pass
-    log = (attempt / "log.txt").read_text(errors="replace").split("\n")
-    last = next((line for line in reversed(log) if line.strip()), "no log")
-    return TaskFailed(f"the export ended with status {status}: {last[:300]}")
+    lines = tail(attempt / "log.txt")
+    verdict = diagnose(Evidence(exit_status=status, told=told_by(attempt), lines=lines))
+    shown = "".join(f"\n  | {line}" for line in verdict.lines)
+    return TaskFailed(f"the export failed: {verdict.cause}{shown}", hint=verdict.hint)
 
 
 def _move(made: Path, target: Path) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ca_hpc.core.model import Element, Stage
+from ca_hpc.core.model import Element
 from ca_hpc.errors import CaHpcError
-from ca_hpc.executors import slurm
 from ca_hpc.store.run_folder import RunFolder
 
 
@@ -18,7 +17,7 @@ def log_files(run: RunFolder, task_id: str) -> tuple[Path, ...]:
     what SLURM had to say, such as "exceeded memory limit".
     """
     places = {
-        task.id: (stage, element)
+        task.id: element
         for stage in run.workflow.stages
         for element in stage.elements
         for task in element.tasks
@@ -28,16 +27,16 @@ def log_files(run: RunFolder, task_id: str) -> tuple[Path, ...]:
     attempts = run.attempts(task_id)
     found = [a / "log.txt" for a in attempts[-1:] if (a / "log.txt").is_file()]
     if not attempts or not (attempts[-1] / "result.json").is_file():
-        found += _element_logs(run, *places[task_id])
+        found += _element_logs(run, places[task_id])
     if not found:
         raise CaHpcError(f"{task_id} has no log yet", hint="it has not started: ca-hpc status RUN")
     return tuple(found)
 
 
-def _element_logs(run: RunFolder, stage: Stage, element: Element) -> Iterator[Path]:
-    submission = run.submissions().get(stage.name)
-    if submission is not None and (job := submission.job_ids.get(element.id)) is not None:
-        yield from sorted(slurm.log_folder(run.path, stage.name).glob(f"{job}_*_log.out"))
+def _element_logs(run: RunFolder, element: Element) -> Iterator[Path]:
+    jobs = [job for s in run.submissions() for job in s.of(element.id)]
+    for job in reversed(jobs):
+        yield from run.job_logs(job)
     local_log = run.file("local", f"{element.id}.log")
     if local_log.is_file():
         yield local_log

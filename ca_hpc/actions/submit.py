@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-import shlex
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from ca_hpc import __version__
+from ca_hpc.actions import stages, unfinished
 from ca_hpc.actions.job_data import Say, silent
 from ca_hpc.actions.prepare import (
     Host,
@@ -22,13 +25,14 @@ from ca_hpc.actions.prepare import (
 )
 from ca_hpc.actions.warnings import warnings
 from ca_hpc.core.model import Command, Stage, Task, Workflow
-from ca_hpc.core.record import Pins, Submission
+from ca_hpc.core.record import Pins, Submission, job_name
 from ca_hpc.core.render import render
-from ca_hpc.errors import CaHpcError, SchedulerUnreachable
-from ca_hpc.executors import local, slurm
+from ca_hpc.errors import CaHpcError
+from ca_hpc.executors import local, placing, sbatch, slurm
+from ca_hpc.executors.placing import Sleep
 from ca_hpc.store import atomic
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.worker import started_command
+from ca_hpc.worker.command import Place, started_command
 
 # Stand-ins of the dry run for what only a node or a real submission knows.
 DRY_TOKEN = "00000000"
@@ -56,36 +60,30 @@ def dry_run(job: Job, *, host: Host) -> DryRun:
     run_folder = next_run_folder(job)
     flow = workflow(job, inputs, host=host, run_folder=run_folder)
     told = warnings(job, inputs, flow) if inputs else ()
+    numbers = itertools.count(1)
+    first: dict[str, Submission] = {}  # of each stage; of several chains the others are alike
+    for stage in flow.stages:
+        for draft, number in zip(stages.drafts(stage), numbers, strict=False):
+            name = job_name(run_folder.name, stage.name, token=DRY_TOKEN, number=number)
+            after = () if stage.after is None else (f"JOB-OF-{stage.after}",)
+            numbered = replace(draft, number=number, job_name=name, after=after)
+            first.setdefault(stage.name, numbered)
 
     def script(stage: Stage) -> str:
-        after = () if stage.after is None else (f"JOB-OF-{stage.after}",)
-        return slurm.script(
-            stage,
-            flow,
-            job_name=job_name(run_folder, stage.name, token=DRY_TOKEN),
-            after=after,
-        )
+        return sbatch.script(stage, flow, first[stage.name])
 
     def started(task: Task, stage: Stage, slots: int) -> Command:
-        return started_command(
-            task,
-            stage,
-            flow,
+        place = Place(
             attempt=str(run_folder / "tasks" / task.id / "attempts" / ATTEMPT),
             work_folder=WORK_FOLDER,
             slots=slots,
             visible_gpus="GPUS" if stage.resources.gpus else "",
-            host_environment={},
         )
+        return started_command(task, stage, flow, place)
 
     on_slurm = flow.executor == "slurm"
     text = render(flow, script=script if on_slurm else None, started=started)
     return DryRun(text, told, trouble)
-
-
-def job_name(run_folder: Path, stage: str, *, token: str) -> str:
-    """The tag of a submission: --comment is not kept by default accounting, the name is."""
-    return f"{run_folder.name}.{stage}.{token}"
 
 
 def submit(
@@ -96,14 +94,57 @@ def submit(
     now: datetime,
     warn: Callable[[str], None],
     say: Say = silent,
+    patience_s: float = placing.PATIENCE_S,
+    sleep: Sleep = time.sleep,
 ) -> RunFolder:
     """Check everything, write the run folder, submit all stages. Raises CaHpcError.
 
     ``warn`` is told, before anything is queued, what is allowed and yet seldom meant, and ``say``
-    what is being fetched. Nothing is written before all checks have passed. When the scheduler
-    refuses a stage, what was submitted before it is cancelled and the run folder stays, to be
-    looked at.
+    what is being fetched. Nothing is written before all checks have passed. A submission of the
+    same job that was cut off is taken up where it stopped. When the scheduler refuses a stage,
+    what was submitted before it is cancelled and the run folder stays, to be looked at; when it
+    does not answer for ``patience_s`` seconds, all stays as it is, to be taken up.
     """
+    with contextlib.ExitStack() as locks:
+        run = unfinished.take_up(job, locks=locks)
+        if run is None:
+            run = _new_run(job, host=host, token=token, now=now, warn=warn, say=say, locks=locks)
+        else:
+            say(f"the submission of {run.path} was cut off: it goes on there")
+        if run.workflow.executor == "slurm":
+            stages.submit_stages(run, say=say, patience_s=patience_s, sleep=sleep)
+        elif not run.file(local.STATE).exists():
+            local.launch(run)
+        unfinished.over(run)
+        return run
+
+
+def resume_submission(
+    run: RunFolder,
+    *,
+    say: Say = silent,
+    patience_s: float = placing.PATIENCE_S,
+    sleep: Sleep = time.sleep,
+) -> None:
+    """Complete what was cut off of a run's submissions, as ``submit`` does; see ``stages.resume``.
+
+    Raises SchedulerUnreachable.
+    """
+    if run.workflow.executor == "slurm":
+        stages.resume(run, say=say, patience_s=patience_s, sleep=sleep)
+
+
+def _new_run(
+    job: Job,
+    *,
+    host: Host,
+    token: str,
+    now: datetime,
+    warn: Callable[[str], None],
+    say: Say,
+    locks: contextlib.ExitStack,
+) -> RunFolder:
+    """A run folder with all its records, and nothing submitted."""
     inputs = find_inputs(job, host=host, fetch=True, say=say)
     if job.cluster.executor == "slurm":
         slurm.check()
@@ -112,7 +153,7 @@ def submit(
     told = warnings(job, inputs, workflow(job, inputs, host=host, run_folder=expected))
     for text in told:
         warn(text)
-    run = RunFolder.create(job.runs, job.spec.name)
+    run = unfinished.new_folder(job, locks=locks)
     flow = workflow(job, inputs, host=host, run_folder=run.path)
     created = now.isoformat(timespec="seconds")
     pins = Pins(__version__, token, created, weights=inputs.weights_pin, warnings=told)
@@ -121,10 +162,6 @@ def submit(
     except OSError:  # a full disk, a quota
         shutil.rmtree(run.path, ignore_errors=True)
         raise
-    if flow.executor == "local":
-        local.launch(run)
-    else:
-        _submit_stages(run, flow, token=token)
     return run
 
 
@@ -149,34 +186,6 @@ def _copy_trainers(folder: Path, target: Path) -> None:
         copy = target / file.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-
-
-def _submit_stages(run: RunFolder, flow: Workflow, *, token: str) -> None:
-    ids: dict[str, Mapping[str, str]] = {}
-    for stage in flow.stages:
-        name = job_name(run.path, stage.name, token=token)
-        intent = Submission(stage.name, name)
-        run.write(f"submissions/{stage.name}.json", intent)
-        try:
-            ids[stage.name] = slurm.submit(
-                stage,
-                flow,
-                job_name=name,
-                after=() if stage.after is None else tuple(ids[stage.after].values()),
-            )
-        except SchedulerUnreachable as error:
-            queued = [job for found in ids.values() for job in found.values()]
-            try:
-                slurm.cancel(queued)
-                slurm.cancel_named(name)  # sbatch can fail and submit all the same
-            except CaHpcError as trouble:
-                error.message += f"\nand what was queued before may still run: {trouble.message}"
-                error.hint = f"ca-hpc cancel {shlex.quote(str(run.path))}"
-                raise error from trouble
-            run.write(f"submissions/{stage.name}.json", replace(intent, refused=error.message))
-            error.hint = f"{error.hint} (nothing is queued; the record stays in {run.path})"
-            raise
-        run.write(f"submissions/{stage.name}.json", replace(intent, job_ids=ids[stage.name]))
 
 
 def private_umask() -> None:

@@ -176,6 +176,7 @@ _EXAMPLES: Final = {
     "PatchSize": "{RL: 64, AP: 192, SI: 320}",
     "ByAxis": "{RL: 1, AP: 1, SI: 1}",
     "Crop": "{to: cord, margin: 30mm}",
+    "Change": "{tries: 3, wait: 10min}",
 }
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from ca_hpc.core.model import (
+    SIGNAL_LEAD_S,
+    SLICED,
     Element,
     Mount,
     Resources,
@@ -18,6 +21,7 @@ from ca_hpc.core.model import (
     training_id,
 )
 from ca_hpc.core.profile import Cluster, Gpu
+from ca_hpc.core.retry_spec import merged
 from ca_hpc.core.spec import STAGES, JobSpec, StageName, StageRequest
 from ca_hpc.core.units import format_duration
 from ca_hpc.errors import SpecError
@@ -46,10 +50,11 @@ FUSED: Final[Mapping[StageName, tuple[StageName, ...]]] = {
     "prepare": ("prepare", "preprocess"),
     "evaluate": ("evaluate", "report"),
 }
-# Seconds before the time limit at which SLURM signals the worker (it looks every 30 s, so up to
-# 60 s earlier); issue of the site, not of the run, hence no key of the spec.
-SIGNAL_LEAD_S: Final = 120
+SIGNAL_LEAD_SHARE: Final = 8  # of the time, where that is less: a short job must get to work
 MOST_AT_ONCE: Final = 256
+# Links of a chain beyond those that the time asks for: interruptions end a link early.
+SPARE_LINKS: Final = 2
+SHORTEST_SLICE_S: Final = 120
 
 
 def expand(
@@ -85,6 +90,7 @@ def expand(
                 resources=resources,
                 sbatch=_sbatch(request, resources, cluster),
                 at_once=min(len(elements), request.at_once or MOST_AT_ONCE),
+                links=_links(name, request, resources, cluster),
                 after=groups[position - 1][0] if position else None,
                 condition=CONDITIONS[name],
             )
@@ -100,6 +106,11 @@ def expand(
         mounts=tuple(mounts),
         threads=spec.threads,
         stages=tuple(stages),
+        continuation=cluster.continuation,
+        staging=spec.stage,
+        retry=merged(spec.retry),
+        max_gpu_hours=spec.max_gpu_hours,
+        node_memory_mib=cluster.node.memory,
     )
 
 
@@ -226,8 +237,34 @@ def _resources(
     if cluster.executor == "local":  # a machine has what it has: ask for no more
         cpus = min(cpus, cluster.node.cpus or cpus)
         memory = min(memory, cluster.node.memory or memory)
-    time = _within_limits(first, sum(r.time or 0 for r in requests.values()), cluster)
+    time = _slice(first, request) or sum(r.time or 0 for r in requests.values())
+    time = _within_limits(first, time, cluster)
     return Resources(time, cpus, memory, gpus, device, whole), request  # type: ignore[arg-type]
+
+
+def _slice(stage: StageName, request: StageRequest) -> int | None:
+    """Seconds of one job of the stage, where its time is cut. Raises SpecError."""
+    if request.slice is None:
+        return None
+    place = f"resources.{stage}.slice"
+    if stage not in SLICED:
+        raise SpecError(
+            f"{place}: only {' and '.join(sorted(SLICED))} can be cut into slices",
+            hint=f"take it out; {stage} is one job",
+        )
+    if request.slice < SHORTEST_SLICE_S:
+        raise SpecError(
+            f"{place}: {format_duration(request.slice)} is too short to start, train and save",
+            hint=f'write at least "{format_duration(SHORTEST_SLICE_S)}"; hours are usual',
+        )
+    return min(request.slice, request.time or request.slice)
+
+
+def _links(stage: StageName, request: StageRequest, resources: Resources, cluster: Cluster) -> int:
+    """How many jobs each element gets at once, one after the other; 1: further ones are made."""
+    if cluster.continuation != "array" or cluster.executor == "local" or stage not in SLICED:
+        return 1
+    return math.ceil((request.time or resources.time_s) / resources.time_s) + SPARE_LINKS
 
 
 def _within_limits(stage: str, time: int, cluster: Cluster) -> int:
@@ -242,7 +279,7 @@ def _within_limits(stage: str, time: int, cluster: Cluster) -> int:
 
 
 def _within_job_limit(stages: list[Stage], cluster: Cluster) -> None:
-    jobs = sum(len(stage.elements) for stage in stages)
+    jobs = sum(len(stage.elements) * stage.links for stage in stages)
     if cluster.limits.jobs is not None and jobs > cluster.limits.jobs:
         raise SpecError(
             f"{jobs} jobs are more than the {cluster.limits.jobs} of cluster {cluster.name}",
@@ -270,7 +307,7 @@ def _sbatch(
         "cpus-per-task": resources.cpus,
         "mem": f"{resources.memory_mib}M",
         "time": format_duration(resources.time_s),
-        "signal": f"B:USR2@{SIGNAL_LEAD_S}",
+        "signal": f"B:USR2@{min(SIGNAL_LEAD_S, resources.time_s // SIGNAL_LEAD_SHARE)}",
         "export": ",".join(cluster.environment) or "NIL",
         "requeue": True,
         "kill-on-invalid-dep": "yes",

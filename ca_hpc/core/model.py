@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
+from ca_hpc.core.rules import DEFAULTS, Failure, Rule
+
 # What a step exits with to be queued again: none of the shell's, Python's or Apptainer's codes.
 INTERRUPTED_STATUS: Final = 85
+# Tasks of these stages go on where an earlier job of theirs stopped, as often as need be.
+SLICED: Final = frozenset({"train", "predict"})
+# Seconds before the time limit at which SLURM signals the worker at the latest (it looks every
+# 30 s, so up to 60 s earlier). A training stops by itself in time, by what its iterations and
+# checkpoints take; this is for a task that does not.
+SIGNAL_LEAD_S: Final = 120
 
 
 class TaskState(str, Enum):
@@ -116,6 +124,7 @@ class Stage:
     resources: Resources
     sbatch: Mapping[str, str | int | bool]  # every parameter but job name and dependency
     at_once: int
+    links: int = 1  # of the chain that each element gets, where a site continues by arrays
     after: str | None = None
     condition: Literal["afterok", "afterany"] = "afterok"
 
@@ -125,9 +134,17 @@ class Stage:
         return tuple(task for element in self.elements for task in element.tasks)
 
 
+Continuation = Literal["requeue", "array", "resubmit"]
+
+
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """Everything that a node needs to know, but for the clock."""
+    """Everything that a node needs to know, but for the clock.
+
+    ``continuation``: how a task that was interrupted goes on. ``staging``: whether nodes copy what
+    trainings read to their own disks. ``retry``: what happens after a failure, by its class.
+    ``max_gpu_hours``: the ceiling of all trainings and predictions of the run together.
+    """
 
     run_folder: str
     executor: Literal["slurm", "local"]
@@ -138,6 +155,11 @@ class Workflow:
     mounts: tuple[Mount, ...]
     threads: int | None
     stages: tuple[Stage, ...]
+    continuation: Continuation = "requeue"
+    staging: Literal["auto", "never"] = "auto"
+    retry: Mapping[Failure, Rule] = field(default_factory=lambda: dict(DEFAULTS))
+    max_gpu_hours: float | None = None
+    node_memory_mib: int | None = None  # of the site's nodes, if its profile tells
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -151,3 +173,11 @@ class Workflow:
                 if element.id == element_id:
                     return stage, element
         raise KeyError(element_id)
+
+    def element_of(self, task_id: str) -> str:
+        """The id of the element with this task. Raises KeyError."""
+        for stage in self.stages:
+            for element in stage.elements:
+                if any(task.id == task_id for task in element.tasks):
+                    return element.id
+        raise KeyError(task_id)

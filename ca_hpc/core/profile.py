@@ -23,6 +23,7 @@ from ca_hpc.core.fields import (
     Size,
     Text,
 )
+from ca_hpc.core.model import Continuation
 from ca_hpc.core.spec import ByAxis, PatchSize, StageName, StageRequest
 
 Axis = Literal["RL", "AP", "SI"]
@@ -137,6 +138,9 @@ class Cluster:
     node: Node = field(default_factory=Node)
     whole_node: Flag = False  # jobs with GPUs get, and pay for, all of a node
     fuse_short_stages: Flag = False  # one job for prepare + preprocess, one for evaluate + report
+    # how a task goes on after its job was interrupted: the job is queued again, or the next link
+    # of an array that runs one at a time takes over, or a job that was submitted for it
+    continuation: Continuation = "requeue"
     internet: Literal["nodes", "login", "none"] = "login"
     environment: tuple[Name, ...] = ("HOME", "USER", "LOGNAME", "PATH", "MODULEPATH", "BASH_ENV")
     setup: tuple[Text, ...] = ()  # lines of shell before the worker: module load …

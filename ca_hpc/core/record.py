@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ca_hpc.core.model import Pin, TaskState
@@ -97,21 +97,90 @@ class Pins:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One stage's submission. ``job_ids`` by element id; empty: intended, not confirmed.
+    """One call of sbatch, as intended, and then with the ids of its jobs.
 
-    ``refused``: what the scheduler said when it would not take it; then nothing of the run is
-    queued.
+    ``tasks``: None for all of the elements, else only these; ``again``: earlier completed results
+    of these tasks do not count. ``after``: ids of the jobs that ``condition`` is about.
+    ``memory_mib``, ``exclude`` (names of nodes) and ``wait_s`` change what the stage asks for.
+    ``links``: that many jobs of one element, one after another. ``by``: ``submit``, ``retry``, or
+    the id of the job that made it. ``jobs``: (element id, job id); none: intended, not confirmed.
+    ``refused``: what the scheduler said when it would not take it.
     """
 
+    number: int
     stage: str
     job_name: str
-    job_ids: Mapping[str, str] = field(default_factory=dict)
+    elements: tuple[str, ...]
+    tasks: tuple[str, ...] | None = None
+    again: bool = False
+    after: tuple[str, ...] = ()
+    condition: str = "afterok"
+    memory_mib: int | None = None
+    exclude: tuple[str, ...] = ()
+    wait_s: int = 0
+    links: int = 1
+    by: str = "submit"
+    created: str = ""
+    jobs: tuple[tuple[str, str], ...] = ()
     refused: str | None = None
+
+    @property
+    def by_index(self) -> tuple[str, ...]:
+        """The element of each array index."""
+        return self.elements * self.links
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether its jobs are known."""
+        return bool(self.jobs)
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody knows what became of it: neither jobs nor a refusal."""
+        return not self.jobs and self.refused is None
+
+    def names(self, element: str, task: str) -> bool:
+        """Whether the task of this element is among those that it is for."""
+        return element in self.elements and (self.tasks is None or task in self.tasks)
+
+    def of(self, element: str) -> tuple[str, ...]:
+        """Ids of the jobs of an element, in order: several where it has links."""
+        return tuple(job for name, job in self.jobs if name == element)
+
+
+def job_name(run: str, stage: str, *, token: str, number: int) -> str:
+    """The tag of a submission: --comment is not kept by default accounting, the name is."""
+    return f"{run}.{stage}.{token}.{number:04d}"
+
+
+def current_jobs(submissions: Iterable[Submission]) -> dict[str, tuple[str, ...]]:
+    """Ids of each element's jobs in the newest submission that has some of it; oldest first in."""
+    return {e: s.of(e) for s in submissions if s.confirmed for e in s.elements}
+
+
+def whole_arrays(submissions: Sequence[Submission], elements: Iterable[str]) -> tuple[str, ...]:
+    """The current jobs of ``elements`` as others depend on them.
+
+    One id for an array all of whose jobs are meant; single ids where one of its elements has been
+    submitted again since, so that nobody waits for what is superseded.
+    """
+    current = current_jobs(submissions)
+    meant = {job for element in elements for job in current.get(element, ())}
+    found: list[str] = []
+    for submission in submissions:
+        jobs = [job for _, job in submission.jobs]
+        whole = meant.issuperset(jobs)
+        found += [job.split("_")[0] if whole else job for job in jobs if job in meant]
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One execution of a task, as written at its start."""
+    """One execution of a task, as written at its start.
+
+    ``submission``: the number of the one that its job belongs to. ``gpus``: its share of the job's.
+    ``memory_mib``: of the job.
+    """
 
     number: int
     job: str
@@ -120,11 +189,19 @@ class Attempt:
     pid: int
     started: str
     argv: tuple[str, ...]
+    submission: int = 0
+    gpus: float = 0.0
+    memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an attempt ended. ``cause``: one sentence, and ``hint``: the next move, if it failed."""
+    """How an attempt ended.
+
+    If it did not complete, ``failure`` is its class (``core/failures.py``), ``cause`` one sentence,
+    ``hint`` the next move, and ``lines`` are those of the log that show it. ``image_mount``: the
+    way in which the image was mounted (``ca_hpc/guard``).
+    """
 
     task: str
     attempt: str
@@ -136,3 +213,6 @@ class Result:
     host: str
     cause: str | None = None
     hint: str | None = None
+    failure: str | None = None
+    lines: tuple[str, ...] = ()
+    image_mount: str | None = None

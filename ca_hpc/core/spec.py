@@ -26,6 +26,7 @@ from ca_hpc.core.fields import (
     Size,
     Text,
 )
+from ca_hpc.core.retry_spec import Retry
 
 StageName = Literal["prepare", "preprocess", "train", "predict", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -144,6 +145,7 @@ class StageRequest:
     """What one stage asks of the cluster. What is None comes from the cluster profile."""
 
     time: Duration | None = None
+    slice: Duration | None = None  # longest job: a task that takes longer goes on in the next one
     cpus: Count | None = None
     memory: Size | None = None
     gpu: Name | None = None
@@ -190,6 +192,10 @@ class JobSpec:
     trainers: Text | None = None  # a folder with trainers of your own (nnUNet_extTrainer)
     validation: Validation = field(default_factory=Validation)
     threads: Count | None = None  # of torch per task; None: the task's share of the CPUs
+    # auto: where the cluster names a node-local folder, trainings read image and data from there
+    stage: Literal["auto", "never"] = "auto"
+    retry: Retry = field(default_factory=dict)
+    max_gpu_hours: Number | None = None  # of the whole run
     resources: Mapping[StageName, StageRequest] = field(default_factory=dict)
     __pydantic_config__ = STRICT
 

@@ -6,7 +6,7 @@ Order of truth: a result file, a fresh row of the scheduler, the record of the s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +43,8 @@ SLURM_STATES: Final[Mapping[str, TaskState]] = {
     "LAUNCH_FAILED": S.NODE_FAIL,
     "PREEMPTED": S.PREEMPTED,
 }
+# What is tried again by itself: nothing is over that ended so, before the scheduler says so too.
+GOES_ON: Final = frozenset({S.PREEMPTED, S.TIMEOUT, S.NODE_FAIL, S.OUT_OF_MEMORY})
 LIVE: Final = frozenset({S.WAITING, S.PENDING, S.RUNNING, S.UNKNOWN})
 
 _ARRAY = re.compile(r"^(\d+)_\[([\d,\-]+)(?:%\d+)?\]$")
@@ -55,6 +57,19 @@ class Row:
     state: TaskState
     node: str = ""
     reason: str = ""
+
+
+def present(rows: Sequence[Row]) -> Row | None:
+    """Of the jobs of one task, oldest first: what runs, else what waits, else what ended last.
+
+    What was cancelled counts last: jobs that were to take over are, when there is nothing to do.
+    """
+    for states in ({S.RUNNING}, {S.PENDING}):
+        for row in rows:
+            if row.state in states:
+                return row
+    ended = [row for row in rows if row.state is not S.CANCELLED] or rows
+    return ended[-1] if ended else None
 
 
 def parse_rows(text: str) -> dict[str, Row]:
@@ -94,22 +109,26 @@ def derive_state(
     submitted: bool,
     newer: bool = False,
     behind: bool = False,
+    packed: bool = False,
 ) -> TaskState:
     """The state of a task. Unknown is not failed: a missing row may only be late.
 
-    ``newer``: an attempt has begun after the one that ``result`` is of. ``behind``: no attempt has
-    begun, and the element has other tasks to run before.
+    ``newer``: an attempt has begun after the one that ``result`` is of, or its job is another than
+    the row's. ``behind``: no attempt has begun, and the element has other tasks to run before.
+    ``packed``: the element runs other tasks at the same time.
     """
     told = None if result is None else result.state
     if told is S.COMPLETED:
         return S.COMPLETED
     match None if row is None else row.state:
         case None | S.UNKNOWN:
-            return told or (S.UNKNOWN if submitted else S.WAITING)
+            if told is None or told in GOES_ON or newer:
+                return S.UNKNOWN if submitted else S.WAITING
+            return told
         case S.PENDING | S.WAITING as queued:
             return queued
         case S.RUNNING:
-            if told is not None and not newer:
+            if told is not None and told not in GOES_ON and packed and not newer:
                 return told  # its siblings in the element run on
             return S.PENDING if behind else S.RUNNING
         case S.CANCELLED:

@@ -37,6 +37,7 @@ class LocalState:
 def launch(run: RunFolder) -> int:
     """Start the scheduler of a run and return its process id."""
     run.file("local").mkdir(exist_ok=True)
+    run.file(STATE).unlink(missing_ok=True)  # of a scheduler that is no more
     argv = (sys.executable, "-I", "-m", "ca_hpc.executors.local", str(run.path))
     child = processes.start(argv, log=run.file("local", "scheduler.log"), own_session=True)
     elements = {e.id: TaskState.WAITING for s in run.workflow.stages for e in s.elements}
@@ -151,7 +152,9 @@ class Scheduler:
     def _start(self, element: Element, gpus: tuple[str, ...]) -> processes.Child:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         python = self._workflow.node_python
-        argv = (python, "-I", "-m", "ca_hpc.worker", str(self._run.path), element.id)
+        argv = [python, "-I", "-m", "ca_hpc.worker", str(self._run.path), element.id]
+        named = [s for s in self._run.submissions() if element.id in s.elements]
+        argv += [str(s.number) for s in named[-1:]]
         log = self._run.file("local", f"{element.id}.log")
         return processes.start(argv, env=environment, log=log)
 

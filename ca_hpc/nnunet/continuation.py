@@ -15,23 +15,19 @@ from typing import Any, Final
 import torch
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.attempt_files import discard_partials
 from ca_hpc.nnunet.batches import seed_generators
-from ca_hpc.nnunet.checkpoints import (
-    Course,
-    Emit,
-    Resume,
-    link_or_copy,
-    newest_valid,
-    replacing,
-    weights_sha256,
-)
+from ca_hpc.nnunet.checkpoints import Emit, link_or_copy, replacing, weights_sha256
+from ca_hpc.nnunet.course import Course
 from ca_hpc.nnunet.device import take_device
 from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start
 from ca_hpc.nnunet.interruption import Interrupted, StopRequest
+from ca_hpc.nnunet.pace import Clock, Pace
 from ca_hpc.nnunet.pretrained import LoadedWeights, load_into, shuffle, unwrapped, verified_sha256
+from ca_hpc.nnunet.resume_files import Resume, broken_files, take_over_newest
 from ca_hpc.nnunet.sliding_window import Origin
 from ca_hpc.nnunet.torch_tensors import as_torch
-from ca_hpc.nnunet.trainer import Clock, Conduct, composed
+from ca_hpc.nnunet.trainer import Conduct, composed
 from ca_hpc.nnunet.trainer_search import resolve_trainer
 from ca_hpc.nnunet.validation import validate_fold
 from ca_hpc.store.digests import sha256_file
@@ -53,20 +49,22 @@ class Beginning:
 
     @property
     def source(self) -> str | None:
-        file = self.finished or (self.resume and self.resume.file)
+        file = self.finished or (self.resume and self.resume.found)
         return str(file) if file else None
 
 
 def go_on(call: FoldCall, *, emit: Emit, clock: Clock, stop: StopRequest) -> FoldOutcome:
     """See ``fold_training.train_fold``, which sets the stage for this."""
+    pace = Pace(clock=clock, ends_at_s=call.ends_at_s, stop=stop)
     trainer = _build_trainer(call)
+    discard_partials(call.earlier_attempts)
     begin = _beginning(call, folder=Path(trainer.output_folder), emit=emit)
-    _prepare(trainer, call, begin=begin, emit=emit, clock=clock, stop=stop)
+    _prepare(trainer, call, begin=begin, emit=emit, pace=pace)
     weights = summary = None
     try:
         if begin.finished is None:
             trainer.run_training()
-        weights, summary = _validate(trainer, call, emit=emit, stop=stop)
+        weights, summary = _validate(trainer, call, emit=emit, pace=pace)
     except Interrupted:
         pass
     outcome = FoldOutcome(
@@ -136,12 +134,15 @@ def _beginning(call: FoldCall, *, folder: Path, emit: Emit) -> Beginning:
         recorded = _recorded_course(finished)
         _check_course(call, recorded, place=finished)
         return Beginning(finished, None, recorded.pretrained_sha256)
-    resume = newest_valid([attempt / "resume" for attempt in call.attempts], emit=emit)
+    resume = take_over_newest(call.attempts, emit=emit)
     if resume is not None:
         _check_course(call, resume.course, place=resume.file)
         return Beginning(None, resume, resume.course.pretrained_sha256)
     start = call.start
     sha256 = verified_sha256(start.file, start.sha256) if start else None
+    if broken := broken_files(call.attempts):
+        emit({"event": "start-over", "broken": [str(file) for file in broken]})
+        _say(f"WARNING: all resume files are broken ({len(broken)}): the training starts again")
     return Beginning(None, None, sha256)
 
 
@@ -180,8 +181,7 @@ def _prepare(
     *,
     begin: Beginning,
     emit: Emit,
-    clock: Clock,
-    stop: StopRequest,
+    pace: Pace,
 ) -> None:
     """Bring the trainer to where this attempt begins, and say so in a ``start`` event."""
     course = _course(call, pretrained_sha256=begin.pretrained_sha256)
@@ -190,10 +190,9 @@ def _prepare(
             course=course,
             workers=call.settings.workers,
             checkpoint_every_s=call.settings.checkpoint_every_s,
-            resume_folder=call.attempt_folder / "resume",
+            attempts=call.attempts,
             emit=emit,
-            clock=clock,
-            stop=stop,
+            pace=pace,
         )
     )
     seed_generators(course.seed, stream="initial weights", index=0)
@@ -206,6 +205,7 @@ def _prepare(
         trainer.continue_from(begin.resume)
     elif call.start is not None:
         loaded = _load(trainer, call.start, seed=course.seed)
+    _say(_told(begin, course))
     with replacing(Path(trainer.output_folder) / COURSE_NAME) as partial:
         partial.write_text(json.dumps(asdict(course), indent=2))
     emit(
@@ -225,6 +225,26 @@ def _prepare(
             "torch_threads": torch.get_num_threads(),
         }
     )
+
+
+def _told(begin: Beginning, course: Course) -> str:
+    """What was loaded, for the log."""
+    if begin.finished is not None:
+        return f"{begin.finished} is a finished training, from {course.start}: only validated"
+    if begin.resume is not None:
+        position = begin.resume.position
+        return (
+            f"continues {begin.resume.found} at epoch {position.epoch} iteration "
+            f"{position.iteration}, trained from {course.start}"
+        )
+    if course.pretrained_sha256 is None:
+        return "starts from random weights"
+    return f"pretrained {course.start} loaded"
+
+
+def _say(text: str) -> None:
+    """One line into the task's log, where nnU-Net writes too."""
+    print(text, flush=True)
 
 
 def _load(trainer: Any, start: Start, *, seed: int) -> LoadedWeights:
@@ -260,7 +280,7 @@ def _take_over_best(trainer: Any, call: FoldCall) -> None:
             return link_or_copy(attempt / place, best)
 
 
-def _validate(trainer: Any, call: FoldCall, *, emit: Emit, stop: StopRequest) -> tuple[str, Path]:
+def _validate(trainer: Any, call: FoldCall, *, emit: Emit, pace: Pace) -> tuple[str, Path]:
     """Validate with the final or best weights; return their digest and ``summary.json``."""
     fold_folder, settings = Path(trainer.output_folder), call.settings
     if settings.validation_checkpoint == "best" and settings.epochs:
@@ -278,6 +298,6 @@ def _validate(trainer: Any, call: FoldCall, *, emit: Emit, stop: StopRequest) ->
         ),
         earlier_folders=[attempt / place for attempt in reversed(call.earlier_attempts)],
         emit=emit,
-        stop=stop,
+        pace=pace,
     )
     return digest, summary

@@ -16,12 +16,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.checkpoints import Emit, weights_sha256
 from ca_hpc.nnunet.device import take_device
-from ca_hpc.nnunet.interruption import StopRequest
+from ca_hpc.nnunet.pace import Pace
 from ca_hpc.nnunet.prediction import PredictionCall
 from ca_hpc.nnunet.raw_dataset import folders_of_test_set
 from ca_hpc.nnunet.sliding_window import (
     Origin,
     claim,
+    origin_of,
     predictor_of,
     take_over,
     write_segmentation,
@@ -31,7 +32,7 @@ from ca_hpc.nnunet.trainer_search import resolve_trainer
 from ca_hpc.weights.checkpoint import read_checkpoint
 
 
-def predict(call: PredictionCall, *, emit: Emit, stop: StopRequest) -> bool:
+def predict(call: PredictionCall, *, emit: Emit, pace: Pace) -> bool:
     """See ``prediction.predict_test_sets``, which sets the stage for this."""
     device = take_device(call.device, threads=call.torch_threads)
     checkpoints = {fold: read_checkpoint(file) for fold, file in call.checkpoints.items()}
@@ -59,16 +60,21 @@ def predict(call: PredictionCall, *, emit: Emit, stop: StopRequest) -> bool:
     )
     ending = dataset_json["file_ending"]
     for test_set in call.test_sets:
-        folder = call.output_folder / test_set
-        claim(folder, origin=origin, ending=ending, drafts=call.attempt_folder)
+        claim(call.output_folder / test_set, origin=origin, ending=ending)
     cases = [(test_set, case) for test_set, ids in call.test_sets.items() for case in ids]
     try:
         for done, (test_set, case) in enumerate(cases, start=1):
             folder = call.output_folder / test_set
+            others = [other / test_set for other in call.earlier_folders]
+            trusted = [folder, *(other for other in others if origin_of(other) == origin)]
             targets = origin.files(folder, case=case, ending=ending)
-            reused = take_over(targets, folders=[folder])
+            reused = take_over(targets, folders=trusted)
             if not reused:
-                _predict(call, predictor, test_set=test_set, case=case, targets=targets)
+                if reason := pace.reason_to_stop("case"):
+                    emit(pace.stopping(reason))
+                    return False
+                with pace.measured("case"):
+                    _predict(call, predictor, test_set=test_set, case=case, targets=targets)
             emit(
                 {
                     "event": "case",
@@ -79,8 +85,6 @@ def predict(call: PredictionCall, *, emit: Emit, stop: StopRequest) -> bool:
                     "reused": reused,
                 }
             )
-            if stop.asked and done < len(cases):
-                return False
     finally:
         compute_gaussian.cache_clear()
     return True
@@ -131,6 +135,4 @@ def _predict(
     logits = predictor.predict_logits_from_preprocessed_data(
         torch.from_numpy(image).to(dtype=torch.float32, memory_format=torch.contiguous_format)
     )
-    write_segmentation(
-        predictor, logits, properties=properties, targets=targets, drafts=call.attempt_folder
-    )
+    write_segmentation(predictor, logits, properties=properties, targets=targets)

@@ -59,7 +59,8 @@ class Start:
 class FoldCall:
     """``earlier_attempts`` are the attempt folders of the same task, oldest first.
 
-    ``start`` None: from random weights.
+    ``start`` None: from random weights. ``ends_at_s``: when the job ends, by ``train_fold``'s
+    clock; None: not known.
     """
 
     trainer: str
@@ -74,6 +75,7 @@ class FoldCall:
     device: Literal["cuda", "cpu"]
     torch_threads: int
     settings: TrainingSettings
+    ends_at_s: float | None = None
 
     @property
     def attempts(self) -> tuple[Path, ...]:
@@ -99,9 +101,10 @@ def train_fold(
 ) -> FoldOutcome:
     """Train and validate one fold, going on from earlier attempts.
 
-    ``emit`` takes JSON-able events; ``clock`` returns seconds. SIGTERM and SIGUSR2 end the call
-    early with ``finished=False``, everything saved. Raises CaHpcError where files or settings do
-    not fit. Sets nnU-Net's environment variables and torch's thread count for this process.
+    ``emit`` takes JSON-able events; ``clock`` returns seconds. SIGTERM, SIGUSR2 and the job's end
+    coming near end the call early with ``finished=False``, everything saved. Raises CaHpcError
+    where files or settings do not fit. Sets nnU-Net's environment variables and torch's thread
+    count for this process.
     """
     with StopRequest() as stop:
         _set_environment(call)

@@ -14,15 +14,17 @@ from typing import Literal
 
 from ca_hpc.nnunet.folders import set_folders
 from ca_hpc.nnunet.interruption import StopRequest
+from ca_hpc.nnunet.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionCall:
     """``model_folder``: with ``plans.json`` and ``dataset.json``; ``checkpoints`` by fold.
 
-    ``raw_folder``: the raw data set; ``test_sets``: case ids by set. ``output_folder`` takes
-    ``SET/CASE.nii.gz``; ``attempt_folder``, on the same file system, what is not whole yet.
-    ``tile_step`` is a share of the patch.
+    ``raw_folder``: the raw data set; ``test_sets``: case ids by set. ``output_folder``, which
+    nobody else writes into, takes ``SET/CASE.nii.gz``; ``earlier_folders`` are those of others.
+    ``tile_step`` is a share of the patch. ``ends_at_s``: when the job ends, by
+    ``predict_test_sets``'s clock; None: not known.
     """
 
     trainer: str
@@ -32,36 +34,42 @@ class PredictionCall:
     raw_folder: Path
     test_sets: Mapping[str, Sequence[str]]
     output_folder: Path
-    attempt_folder: Path
+    earlier_folders: tuple[Path, ...]
     device: Literal["cuda", "cpu"]
     torch_threads: int
     tile_step: float
     mirroring: bool
     probabilities: bool
+    ends_at_s: float | None = None
 
 
 def predict_test_sets(
-    call: PredictionCall, *, emit: Callable[[Mapping[str, object]], None]
+    call: PredictionCall,
+    *,
+    emit: Callable[[Mapping[str, object]], None],
+    clock: Callable[[], float],
 ) -> bool:
-    """Predict what is not there yet; False where SIGTERM or SIGUSR2 ended it early.
+    """Predict what is not there yet; False where a signal or the job's end cut it short.
 
-    What nnU-Net's own prediction with these folds gives. Predictions by other weights or of
-    another tiling are made again. ``emit`` takes JSON-able events. Raises CaHpcError where files
-    do not fit. Sets nnU-Net's environment variables and torch's thread count for this process.
+    The signals are SIGTERM and SIGUSR2. What nnU-Net's own prediction with these folds gives.
+    Predictions by other weights or of another tiling are made again. ``emit`` takes JSON-able
+    events; ``clock`` returns seconds. Raises CaHpcError where files do not fit. Sets nnU-Net's
+    environment variables and torch's thread count for this process.
     """
     with StopRequest() as stop:
         _set_environment(call)
         from ca_hpc.nnunet.ensemble import predict
 
-        return predict(call, emit=emit, stop=stop)
+        pace = Pace(clock=clock, ends_at_s=call.ends_at_s, stop=stop)
+        return predict(call, emit=emit, pace=pace)
 
 
 def _set_environment(call: PredictionCall) -> None:
     """nnU-Net reads some of these when it is imported, so this comes first."""
     set_folders(
         raw=call.raw_folder.parent,
-        preprocessed=call.attempt_folder,  # neither read nor written
-        results=call.attempt_folder,
+        preprocessed=call.output_folder,  # neither read nor written
+        results=call.output_folder,
     )
     # the predictor takes no more threads than this
     os.environ.update(nnUNet_def_n_proc=str(call.torch_threads))

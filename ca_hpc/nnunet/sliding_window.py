@@ -50,18 +50,38 @@ def origin_of(folder: Path) -> Origin | None:
         return None
 
 
-def claim(folder: Path, *, origin: Origin, ending: str, drafts: Path | None = None) -> None:
-    """Make the folder one of ``origin``: predictions of another one go.
+def outdated(published: Path, *, by: Path) -> bool:
+    """Whether the predictions in ``by`` are to take the place of those in ``published``.
 
-    ``drafts``: as in ``replacing``.
+    Both hold a folder per test set. Those by fewer folds never do, nor do fewer of the same: they
+    are of a copy of the task that began before the others were trained, or came to no end.
     """
+    there, here = _origins(published), _origins(by)
+    if there == here:
+        return _files(published) < _files(by)
+    folds, new_folds = ({f for origin in of for f in origin.weights_sha256} for of in (there, here))
+    return folds <= new_folds
+
+
+def _origins(sets: Path) -> list[Origin]:
+    found = (origin_of(folder) for folder in sorted(sets.iterdir()))
+    return [origin for origin in found if origin is not None]
+
+
+def _files(sets: Path) -> set[Path]:
+    """Whole ones: what is being written has a dot before its name."""
+    return {file.relative_to(sets) for file in sets.glob("*/[!.]*")}
+
+
+def claim(folder: Path, *, origin: Origin, ending: str) -> None:
+    """Make the folder one of ``origin``: predictions of another one go."""
     folder.mkdir(parents=True, exist_ok=True)
     if origin_of(folder) == origin:
         return
     for pattern in (f"*{ending}", "*.npz", "*.pkl"):
         for stale in folder.glob(pattern):
             stale.unlink()
-    with replacing(folder / ORIGIN_NAME, drafts=drafts) as partial:
+    with replacing(folder / ORIGIN_NAME) as partial:
         partial.write_text(json.dumps(asdict(origin)))
 
 
@@ -115,7 +135,6 @@ def write_segmentation(
     *,
     properties: Mapping[str, Any],
     targets: Sequence[Path],
-    drafts: Path | None = None,
 ) -> None:
     """Bring logits (channel and the network's axes) onto the image's grid, and write ``targets``.
 
@@ -123,7 +142,7 @@ def write_segmentation(
     """
     ending = predictor.dataset_json["file_ending"]
     with ExitStack() as stack:
-        partials = [stack.enter_context(replacing(target, drafts=drafts)) for target in targets]
+        partials = [stack.enter_context(replacing(target)) for target in targets]
         export_prediction_from_logits(
             logits.cpu(),
             properties,

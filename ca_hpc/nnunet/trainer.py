@@ -2,39 +2,32 @@
 
 What is trained and how well (network, loss, augmentation, schedule) stays the trainer's own; here
 are its course and its interruptions: any number of epochs and iterations, batches numbered by
-position, atomic checkpoints, a stop on request after any iteration.
+position, atomic checkpoints, a stop after any iteration on request or when the job is about to end.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.attempt_files import resume_folder
 from ca_hpc.nnunet.batches import BatchStream, seed_generators, seeded
-from ca_hpc.nnunet.checkpoints import (
-    OUR_KEY,
-    Course,
-    Emit,
-    Position,
-    Resume,
-    plain,
-    replacing,
-    write_resume,
-)
+from ca_hpc.nnunet.checkpoints import OUR_KEY, Emit, plain, replacing
+from ca_hpc.nnunet.course import Course
 from ca_hpc.nnunet.encoder import encoder_of, freeze, thaw
-from ca_hpc.nnunet.interruption import Interrupted, StopRequest
+from ca_hpc.nnunet.interruption import Interrupted
+from ca_hpc.nnunet.pace import Clock, Pace, Work
 from ca_hpc.nnunet.pretrained import unwrapped
+from ca_hpc.nnunet.resume_files import Position, Resume, supersede, write_resume
 from ca_hpc.nnunet.warm_up import warmed_up
-
-Clock: TypeAlias = Callable[[], float]
 
 PLOT_EVERY_S: Final = 900.0  # progress.png is 30 x 54 inches and takes seconds
 
@@ -43,16 +36,19 @@ PLOT_EVERY_S: Final = 900.0  # progress.png is 30 x 54 inches and takes seconds
 class Conduct:
     """How a training is carried out, as opposed to what is trained.
 
-    ``clock`` returns seconds; ``resume_folder`` takes the resume files.
+    ``attempts``: folders of the task's attempts, oldest first, this one last.
     """
 
     course: Course
     workers: int
     checkpoint_every_s: float
-    resume_folder: Path
+    attempts: Sequence[Path]
     emit: Emit
-    clock: Clock
-    stop: StopRequest
+    pace: Pace
+
+    @property
+    def clock(self) -> Clock:
+        return self.pace.clock
 
 
 def composed(base: type) -> type:
@@ -131,9 +127,10 @@ class TrainerMixin:
     _best_ema: Any
 
     _conduct: Conduct
-    _iteration: int  # iterations of the current epoch that an earlier attempt did
-    _train_outputs: list[dict[str, Any]]  # what they returned
+    _outputs: list[dict[str, Any]]  # of the current epoch's iterations, then of its validation's
+    _saved: Position | None
     _saved_at: float
+    _alone: bool  # no earlier attempt has checkpoints any more
     _plotted_at: float
     _plot_progress: Callable[[str], None]
 
@@ -151,8 +148,9 @@ class TrainerMixin:
         if course.initial_learning_rate is not None:
             self.initial_lr = course.initial_learning_rate
         self.save_every = course.epochs + 1  # no checkpoint_latest.pth: resume files replace it
-        self._iteration = 0
-        self._train_outputs = []
+        self._outputs = []
+        self._saved = None
+        self._alone = len(conduct.attempts) == 1
         self._saved_at = self._plotted_at = conduct.clock()
         self._plot_progress = self.logger.plot_progress_png
         self.logger.plot_progress_png = self._plot_when_due
@@ -187,20 +185,20 @@ class TrainerMixin:
         """Take over the weights, optimiser and position of a resume file."""
         own_arguments = self.my_init_kwargs
         # The trainer's own method, since some choose their optimiser there. It unpickles freely,
-        # but newest_valid has just read the same file with weights_only.
+        # but take_over_newest has just read the same file with weights_only.
         trainer: Any = self
         trainer.load_checkpoint(str(resume.file))
         self.my_init_kwargs = own_arguments
         self.logger.load_checkpoint(resume.logging)
         self._best_ema = resume.best_ema
-        self._iteration = resume.position.iteration
-        self._train_outputs = resume.train_outputs
+        self._outputs = resume.outputs
+        self._saved = resume.position
 
     def run_training(self) -> None:
         """Train from the current position to the end.
 
-        Raises Interrupted where a signal asked to stop; then the resume file is written. Loader
-        processes are gone in any case.
+        Raises Interrupted where a signal asked to stop or the job is about to end; then the resume
+        file is written. Loader processes are gone in any case.
         """
         trainer: Any = self
         try:
@@ -233,17 +231,18 @@ class TrainerMixin:
             )
         training, validation = (loader.data_loader for loader in loaders)
         epoch, workers = self.current_epoch, self._conduct.workers
+        trained, validated = self._done_of_epoch()
         return (
             self._stream(
                 training,
                 name="training",
-                first=epoch * self.num_iterations_per_epoch + self._iteration,
+                first=epoch * self.num_iterations_per_epoch + trained,
                 workers=workers,
             ),
             self._stream(
                 validation,
                 name="validation",
-                first=epoch * self.num_val_iterations_per_epoch,
+                first=epoch * self.num_val_iterations_per_epoch + validated,
                 workers=math.ceil(workers / 2),
             ),
         )
@@ -264,10 +263,9 @@ class TrainerMixin:
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint, whole or not at all."""
         stock: Any = super()
-        began = self._conduct.clock()
-        with replacing(Path(filename)) as partial:
+        with self._conduct.pace.measured("checkpoint"), replacing(Path(filename)) as partial:
             stock.save_checkpoint(str(partial))
-        self._report_checkpoint(Path(filename), began=began)
+        self._report_checkpoint(Path(filename))
 
     def plot_network_architecture(self) -> None:
         """Not drawn: nnU-Net's plotting library no longer works, and trying costs a pass."""
@@ -287,18 +285,22 @@ class TrainerMixin:
     def _run_epoch(self) -> None:
         trainer: Any = self
         clock, epoch = self._conduct.clock, self.current_epoch
-        began, done_before = clock(), self._iteration
+        began, (done_before, _) = clock(), self._done_of_epoch()
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
         self._settle_encoder()
-        outputs = self._train_iterations()
+        self._train_iterations()
         trained = clock()
-        trainer.on_train_epoch_end(outputs)
+        trainer.on_train_epoch_end(self._outputs[: self.num_iterations_per_epoch])
         with torch.no_grad():
             trainer.on_validation_epoch_start()
-            trainer.on_validation_epoch_end(self._validation_iterations(outputs))
-        self._iteration, self._train_outputs = 0, []
-        trainer.on_epoch_end()  # moves current_epoch on
+            self._validation_iterations()
+        self._pause_before("epoch_end")
+        with self._conduct.pace.measured("epoch_end"):
+            with torch.no_grad():
+                trainer.on_validation_epoch_end(self._outputs[self.num_iterations_per_epoch :])
+            self._outputs = []
+            trainer.on_epoch_end()  # moves current_epoch on
         iterations = self.num_iterations_per_epoch - done_before
         self._conduct.emit(
             {
@@ -323,49 +325,60 @@ class TrainerMixin:
         elif frozen_epochs:
             thaw(encoder_of(self.network))
 
-    def _train_iterations(self) -> list[dict[str, Any]]:
+    def _done_of_epoch(self) -> tuple[int, int]:
+        """Iterations of the current epoch that are done: of its training, of its validation."""
+        trained = min(len(self._outputs), self.num_iterations_per_epoch)
+        return trained, len(self._outputs) - trained
+
+    def _train_iterations(self) -> None:
         trainer: Any = self
-        outputs = list(self._train_outputs)
+        done, _ = self._done_of_epoch()
         first_of_epoch = self.current_epoch * self.num_iterations_per_epoch
-        for iteration in range(self._iteration, self.num_iterations_per_epoch):
-            self._save_if_due(outputs)
-            batch = next(self.dataloader_train)
-            # for dropout and the like
-            seed_generators(
-                self._conduct.course.seed, stream="network", index=first_of_epoch + iteration
-            )
-            outputs.append(trainer.train_step(batch))
-        self._save_if_due(outputs)
-        return outputs
+        for iteration in range(done, self.num_iterations_per_epoch):
+            self._pause_before("iteration")
+            with self._conduct.pace.measured("iteration"):
+                batch = next(self.dataloader_train)
+                # for dropout and the like
+                seed_generators(
+                    self._conduct.course.seed, stream="network", index=first_of_epoch + iteration
+                )
+                self._outputs.append(trainer.train_step(batch))
 
-    def _validation_iterations(self, train_outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _validation_iterations(self) -> None:
         trainer: Any = self
-        outputs = []
-        for _ in range(self.num_val_iterations_per_epoch):
-            outputs.append(trainer.validation_step(next(self.dataloader_val)))
-            if self._conduct.stop.asked:
-                # Done again in the next attempt; only the training iterations are kept.
-                self._save_if_due(train_outputs)
-        return outputs
+        _, done = self._done_of_epoch()
+        for _ in range(done, self.num_val_iterations_per_epoch):
+            self._pause_before("validation_iteration")
+            with self._conduct.pace.measured("validation_iteration"):
+                self._outputs.append(trainer.validation_step(next(self.dataloader_val)))
 
-    def _save_if_due(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Write a resume file where the time has come. Raises Interrupted where asked to stop."""
-        asked = self._conduct.stop.asked
-        began = self._conduct.clock()
-        if not asked and began - self._saved_at < self._conduct.checkpoint_every_s:
+    def _pause_before(self, work: Work) -> None:
+        """Save where it is time to. Raises Interrupted where ``work`` should not be begun."""
+        conduct = self._conduct
+        if conduct.clock() - self._saved_at >= conduct.checkpoint_every_s:
+            self._save()
+        reason = conduct.pace.reason_to_stop(work, "checkpoint")
+        if reason is None:
             return
-        position = Position(self.current_epoch, len(train_outputs))
-        file = write_resume(
-            self._conduct.resume_folder,
-            position=position,
-            state=self._state(position, train_outputs),
-        )
-        self._report_checkpoint(file, began=began)
-        self._saved_at = self._conduct.clock()
-        if asked:
-            raise Interrupted
+        self._save()
+        conduct.emit(conduct.pace.stopping(reason))
+        raise Interrupted
 
-    def _state(self, position: Position, train_outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def _save(self) -> None:
+        """Write the resume file of the current position, if it is not there yet."""
+        position = Position(self.current_epoch, len(self._outputs))
+        if position == self._saved:
+            return
+        conduct = self._conduct
+        with conduct.pace.measured("checkpoint"):
+            file = write_resume(
+                resume_folder(conduct.attempts[-1]), position=position, state=self._state(position)
+            )
+        self._report_checkpoint(file, epoch=position.epoch, iteration=position.iteration)
+        self._alone = self._alone or supersede(conduct.attempts)
+        self._saved, self._saved_at = position, conduct.clock()
+
+    def _state(self, position: Position) -> dict[str, Any]:
         # The epoch under way is logged again when it is continued.
         logged = {key: of[: position.epoch] for key, of in self.logger.get_checkpoint().items()}
         return {
@@ -381,7 +394,7 @@ class TrainerMixin:
             OUR_KEY: {
                 "iteration": position.iteration,
                 "course": asdict(self._conduct.course),
-                "train_outputs": plain(train_outputs),
+                "outputs": plain(self._outputs),
             },
         }
 
@@ -395,6 +408,7 @@ class TrainerMixin:
         value = float(self.logger.get_value(key, step=-1))
         return value if math.isfinite(value) else None
 
-    def _report_checkpoint(self, file: Path, *, began: float) -> None:
-        seconds = self._conduct.clock() - began
-        self._conduct.emit({"event": "checkpoint", "file": str(file), "seconds": seconds})
+    def _report_checkpoint(self, file: Path, **position: int) -> None:
+        seconds = self._conduct.pace.last("checkpoint")
+        event = {"event": "checkpoint", "file": str(file), "seconds": seconds, **position}
+        self._conduct.emit(event)

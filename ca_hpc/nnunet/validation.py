@@ -17,7 +17,8 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from ca_hpc.nnunet.checkpoints import Emit, replacing
-from ca_hpc.nnunet.interruption import Interrupted, StopRequest
+from ca_hpc.nnunet.interruption import Interrupted
+from ca_hpc.nnunet.pace import Pace
 from ca_hpc.nnunet.sliding_window import (
     Origin,
     claim,
@@ -34,12 +35,13 @@ def validate_fold(
     origin: Origin,
     earlier_folders: Sequence[Path],
     emit: Emit,
-    stop: StopRequest,
+    pace: Pace,
 ) -> Path:
     """Predict the trainer's validation cases with the weights it holds; return ``summary.json``.
 
     Predictions of the same origin in ``earlier_folders`` (other attempts' validation folders) are
-    taken over. Raises Interrupted after the current case where a signal asked to stop.
+    taken over. Raises Interrupted before a case where a signal asked to stop, or where there is no
+    time for it.
     """
     folder = Path(trainer.output_folder) / "validation"
     ending = trainer.dataset_json["file_ending"]
@@ -64,7 +66,11 @@ def validate_fold(
             targets = origin.files(folder, case=case, ending=ending)
             reused = take_over(targets, folders=trusted)
             if not reused:
-                _predict(predictor, case=case, dataset=dataset, targets=targets)
+                if reason := pace.reason_to_stop("case"):
+                    emit(pace.stopping(reason))
+                    raise Interrupted
+                with pace.measured("case"):
+                    _predict(predictor, case=case, dataset=dataset, targets=targets)
             emit(
                 {
                     "event": "validation",
@@ -74,8 +80,6 @@ def validate_fold(
                     "reused": reused,
                 }
             )
-            if stop.asked:
-                raise Interrupted
     finally:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
         compute_gaussian.cache_clear()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from ca_hpc.core.model import training_id
+from ca_hpc.attempts.history import dead
+from ca_hpc.attempts.verdicts import STATES
+from ca_hpc.core.model import TaskState, training_id
+from ca_hpc.core.rules import Failure
 from ca_hpc.core.spec import JobSpec
-from ca_hpc.core.states import derive_state
 from ca_hpc.report.comparison import compare
 from ca_hpc.report.dataset import DatasetContent
 from ca_hpc.report.facts import facts
@@ -28,6 +29,7 @@ from ca_hpc.report.raw_files import predicted, raw_pair
 from ca_hpc.report.read_dataset import read_dataset, read_test_sets
 from ca_hpc.report.scores import read_scores
 from ca_hpc.report.tables import grouped, representative
+from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder
 
 OWN_STAGE = "report"  # runs while the report is written
@@ -120,23 +122,6 @@ def _curves(run: RunFolder, spec: JobSpec) -> Iterator[Curve]:
                 )
 
 
-def read_events(attempt: Path) -> list[dict[str, Any]]:
-    """The whole lines of an attempt's ``progress.jsonl``; one that is being written is left out."""
-    file = attempt / "progress.jsonl"
-    if not file.is_file():
-        return []
-    lines = file.read_text(errors="replace").split("\n")[:-1]
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # cut off by a kill; the next attempt's lines are whole again
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            events.append(event)
-    return events
-
-
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
@@ -145,18 +130,37 @@ def _tasks(run: RunFolder) -> Iterator[TaskRow]:
     for task in run.workflow.tasks:
         if task.id == OWN_STAGE:
             continue
-        result, attempts = run.result(task.id), len(run.attempts(task.id))
-        begun = result is not None or attempts > 0
-        yield TaskRow(
+        result, attempts = run.result(task.id), run.attempts(task.id)
+        begun = result is not None or bool(attempts)
+        row = TaskRow(
             task=task.id,
-            state=derive_state(result, None, submitted=True).value if begun else NOT_RUN,
-            attempts=attempts,
+            state=(result.state.value if result else TaskState.UNKNOWN.value) if begun else NOT_RUN,
+            attempts=len(attempts),
             node=result.host if result else None,
             started=result.started if result else None,
             seconds=result.seconds if result else None,
             cause=result.cause if result else None,
             hint=result.hint if result else None,
+            failure=result.failure if result else None,
+            lines=result.lines if result else (),
         )
+        killed = attempts and run.attempt_result(attempts[-1]) is None
+        if killed and row.state != TaskState.COMPLETED.value:
+            # the trainings are over when a report is written: this one could write no result
+            verdict = dead(run, attempts[-1])
+            row = replace(
+                row,
+                state=_state(row, verdict.failure),
+                cause=verdict.cause,
+                hint=verdict.hint,
+                failure=verdict.failure.value,
+                lines=verdict.lines,
+            )
+        yield row
+
+
+def _state(row: TaskRow, failure: Failure) -> str:
+    return row.state if failure is Failure.UNKNOWN else STATES[failure].value
 
 
 def _overlays(

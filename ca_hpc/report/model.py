@@ -73,7 +73,8 @@ class Curve:
 class TaskRow:
     """The last attempt of one task; ``state`` is NOT_RUN where there is none.
 
-    ``started`` is ISO 8601. ``cause`` may have many lines.
+    ``started`` is ISO 8601. ``cause`` may have many lines. ``failure``: its class; ``lines``: those
+    of the log that show it.
     """
 
     task: str
@@ -84,6 +85,8 @@ class TaskRow:
     seconds: float | None = None
     cause: str | None = None
     hint: str | None = None
+    failure: str | None = None
+    lines: tuple[str, ...] = ()
 
     @property
     def cause_lines(self) -> tuple[str, ...]:

@@ -20,11 +20,13 @@ def wrap(
     work_folder: str,
     gpu: bool,
     host_environment: Mapping[str, str],
+    node_python: str | None = None,
 ) -> Command:
     """The command as it is started on the node.
 
     ``work_folder`` becomes /tmp and home inside an image. ``host_environment`` is the node's: only
-    what is listed in ``PASSED`` gets through to the started program.
+    what is listed in ``PASSED`` gets through to the started program. ``node_python``, an
+    interpreter of the node with this package, runs the guard of an image (:mod:`ca_hpc.guard`).
     """
     return RUNTIMES[runtime.kind](
         command,
@@ -33,4 +35,5 @@ def wrap(
         work_folder=work_folder,
         gpu=gpu,
         host_environment=host_environment,
+        node_python=node_python,
     )

@@ -18,6 +18,7 @@ def wrap(
     work_folder: str,
     gpu: bool,
     host_environment: Mapping[str, str],
+    node_python: str | None = None,
 ) -> Command:
     """The same argv; of the node's environment only ``PASSED``."""
     kept = {key: host_environment[key] for key in PASSED if key in host_environment}

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from ca_hpc import processes
-from ca_hpc.errors import CaHpcError, ExitCode
+from ca_hpc.core.codec import encode
+from ca_hpc.core.failures import TOLD_MARK, UNSAID_STATUS, Told
+from ca_hpc.errors import CaHpcError
 from ca_hpc.store import atomic
 from ca_hpc.store.run_folder import RunFolder
 
@@ -29,6 +31,8 @@ class StepCall:
     arm: str
     fold: int
     shard: int = 0
+    ends_at: float | None = None  # when the job ends, in seconds since 1970
+    preprocessed: Path | None = None  # nnU-Net's folder, where not the run's own
 
     def say(self, text: str) -> None:
         """One line into the task's log."""
@@ -51,26 +55,35 @@ def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = No
     parser.add_argument("--arm", default="")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--shard", type=int, default=0)
+    parser.add_argument("--ends-at", type=float, help="when the job ends, seconds since 1970")
+    parser.add_argument("--preprocessed", type=Path, help="a copy of the run's own folder")
     given = vars(parser.parse_args(argv))
     call = StepCall(**{**given, "run": RunFolder(given["run"])})
     processes.end_with_parent()
     try:
         status = step(call)
     except CaHpcError as error:
-        _leave(call, message=error.message, hint=error.hint)
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(int(error.exit_code))
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        sys.exit(_leave(call, Told.of(error), log=f"error: {error.message}{hint}\n"))
     except (Exception, SystemExit) as error:  # of a trainer's module: no success
         # the trace goes to the task's log for whoever mends it, the sentence to `status`
-        traceback.print_exc()
-        _leave(call, message=f"{type(error).__name__}: {error}", hint="see the task's log")
-        sys.exit(int(ExitCode.TASK_FAILED))
+        sys.exit(_leave(call, Told.of(error), log=traceback.format_exc()))
     sys.exit(status or 0)
 
 
-def _leave(call: StepCall, *, message: str, hint: str | None) -> None:
-    atomic.write_text(
-        call.attempt / "error.json", json.dumps({"message": message, "hint": hint}, indent=1)
-    )
+def _leave(call: StepCall, told: Told, *, log: str) -> int:
+    """Say why the step failed, by file and in the log. Returns what to exit with."""
+    text = encode(told)
+    written = _done(lambda: atomic.write_text(call.attempt / "error.json", text))
+    if not written:  # a full disk, which must not hide the cause: the log may be on another
+        log += TOLD_MARK + "".join(line.strip() for line in text.split("\n")) + "\n"
+    logged = _done(lambda: print(log, end="", file=sys.stderr, flush=True))
+    return told.exit_code if written or logged else UNSAID_STATUS
+
+
+def _done(write: Callable[[], object]) -> bool:
+    try:
+        write()
+    except OSError:
+        return False
+    return True

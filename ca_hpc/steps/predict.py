@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from pathlib import Path
+
 from ca_hpc.core.arms import arm_training
 from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.errors import TaskFailed
 from ca_hpc.nnunet.folders import set_trainers
 from ca_hpc.nnunet.prediction import PredictionCall, predict_test_sets
 from ca_hpc.steps.entry import StepCall, main
+from ca_hpc.steps.publication import publish
+
+DRAFT = "test"  # in the attempt's folder
 
 
 def predict(call: StepCall) -> int:
@@ -33,25 +40,47 @@ def predict(call: StepCall) -> int:
     model = next(iter(folds.values())).parent
     _, _, configuration = model.name.split("__")
     set_trainers(run.trainers)
-    finished = predict_test_sets(
-        PredictionCall(
-            trainer=training.trainer,
-            model_folder=model,
-            configuration=configuration,
-            checkpoints={fold: folder / f"checkpoint_{kept}.pth" for fold, folder in folds.items()},
-            raw_folder=run.raw / run.cases.dataset,
-            test_sets=run.test_sets,
-            output_folder=run.file("test", call.arm),
-            attempt_folder=call.attempt,
-            device=call.device,
-            torch_threads=call.threads,
-            tile_step=spec.validation.tile_step,
-            mirroring=spec.validation.mirroring,
-            probabilities=spec.validation.probabilities,
-        ),
-        emit=call.emit,
+    draft, published = call.attempt / DRAFT, run.file("test", call.arm)
+    task = call.attempt.parent.parent.name
+    earlier = [path / DRAFT for path in run.attempts(task) if path.name < call.attempt.name]
+    prediction = PredictionCall(
+        trainer=training.trainer,
+        model_folder=model,
+        configuration=configuration,
+        checkpoints={fold: folder / f"checkpoint_{kept}.pth" for fold, folder in folds.items()},
+        raw_folder=run.raw / run.cases.dataset,
+        test_sets=run.test_sets,
+        output_folder=draft,
+        earlier_folders=(published, *reversed(earlier)),
+        device=call.device,
+        torch_threads=call.threads,
+        tile_step=spec.validation.tile_step,
+        mirroring=spec.validation.mirroring,
+        probabilities=spec.validation.probabilities,
+        ends_at_s=call.ends_at,
     )
-    return 0 if finished else INTERRUPTED_STATUS
+    try:
+        finished = predict_test_sets(prediction, emit=call.emit, clock=time.time)
+    except Exception:
+        _publish(draft, published)  # one image is at fault: the others can be scored
+        raise
+    if not finished:
+        return INTERRUPTED_STATUS
+    _publish(draft, published)
+    for folder in earlier:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Publish predictions, also in the place of fewer ones or of those by fewer folds."""
+    from ca_hpc.nnunet.sliding_window import outdated
+
+    if not draft.is_dir():
+        return
+    if target.exists() and outdated(target, by=draft):
+        target.rename(draft.with_name("former"))
+    publish(draft, target)
 
 
 if __name__ == "__main__":

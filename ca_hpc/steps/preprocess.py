@@ -1,7 +1,8 @@
 """Stage preprocess: fingerprint, plan, patch the plans, preprocess once per distinct data.
 
 Ends with the checks that need the plans as written, so that no GPU waits for a job that would
-die at loading the weights.
+die at loading the weights. All is done in the attempt's own folder and published by one rename:
+trainings never see a part of it, nor the work of a copy of the task that ends late.
 """
 
 from __future__ import annotations
@@ -20,19 +21,61 @@ from ca_hpc.nnunet import planning
 from ca_hpc.nnunet.folders import CONFIGURATION, PLANNER_PLANS, set_folders, set_trainers
 from ca_hpc.nnunet.plans import patch_plans, share_preprocessed, target_spacing
 from ca_hpc.nnunet.sizes import memory_gib, patch_and_batch
+from ca_hpc.steps.assembled import RECORD
 from ca_hpc.steps.entry import StepCall, main
+from ca_hpc.steps.publication import publish
 from ca_hpc.store.run_folder import RunFolder
 
+DRAFT = "preprocessed"  # in the attempt's folder
 ANISOTROPIC = 3  # nnU-Net's ANISO_THRESHOLD, which its trainer applies to the patch
 MODEL = "model"  # the patched plans, beside those that are named by their planner
 
 
 def preprocess(call: StepCall) -> None:
-    """Write ``nnunet/preprocessed/DATASET``: plans, splits, data."""
+    """Write ``nnunet/preprocessed/DATASET``: plans, splits, data. And ``arms.json``."""
+    run = call.run
+    published = run.preprocessed / run.cases.dataset
+    made_of = run.file(RECORD).read_text()
+    if _made_of(published) == made_of:
+        call.say(f"{published} is there already")
+    else:
+        _preprocess(call, made_of)
+        _publish(call, published, made_of=made_of)
+    task = call.attempt.parent.parent.name
+    for attempt in run.attempts(task):
+        if attempt.name <= call.attempt.name:  # of attempts that were killed
+            shutil.rmtree(attempt / DRAFT, ignore_errors=True)
+
+
+def _made_of(preprocessed: Path) -> str | None:
+    """The record of the raw data set that a preprocessed one was made of."""
+    try:
+        return (preprocessed / RECORD).read_text()
+    except OSError:
+        return None
+
+
+def _publish(call: StepCall, target: Path, *, made_of: str) -> None:
+    run = call.run
+    draft = call.attempt / DRAFT / target.name
+    if run.file(RECORD).read_text() != made_of:
+        raise CaHpcError(
+            f"{run.raw / target.name} was made anew meanwhile",
+            hint="retry: it is then preprocessed as it is now",
+        )
+    if target.exists() and _made_of(target) != made_of:
+        target.rename(call.attempt / DRAFT / "former")
+    if not publish(draft, target):
+        call.say(f"another attempt has published {target}: it stays")
+
+
+def _preprocess(call: StepCall, made_of: str) -> None:
+    """Preprocess into the attempt's own folder."""
     run, spec = call.run, call.run.spec
     dataset = run.cases.dataset
-    set_folders(raw=run.raw, preprocessed=run.preprocessed, results=call.attempt / "results")
-    folder = run.preprocessed / dataset
+    own = call.attempt / DRAFT
+    set_folders(raw=run.raw, preprocessed=own, results=call.attempt / "results")
+    folder = own / dataset
     folder.mkdir(parents=True, exist_ok=True)
     # before any training: nnU-Net writes them check-then-write from every fold (upstream #3064)
     shutil.copyfile(run.file("splits.json"), folder / "splits_final.json")
@@ -50,7 +93,11 @@ def preprocess(call: StepCall) -> None:
         call.say(f"preprocess {dataset} by {name}")
         planning.preprocess(dataset, plans_name=name, processes=call.cpus)
     _check_trainers(spec, run)
-    _check_weights(call, spec, run, plans={arm: plans[kind] for arm, kind in kinds.items()})
+    _check_weights(
+        call, spec, folder / "dataset.json", plans={arm: plans[kind] for arm, kind in kinds.items()}
+    )
+    (folder / RECORD).write_text(made_of)
+    # before the data set is there: by this a later attempt sees that nothing is left to do
     run.write("arms.json", {arm: plans[kind]["plans_name"] for arm, kind in kinds.items()})
 
 
@@ -136,10 +183,13 @@ def _check_trainers(spec: JobSpec, run: RunFolder) -> None:
 
 
 def _check_weights(
-    call: StepCall, spec: JobSpec, run: RunFolder, *, plans: Mapping[str, dict[str, Any]]
+    call: StepCall, spec: JobSpec, dataset: Path, *, plans: Mapping[str, dict[str, Any]]
 ) -> None:
-    """Load the weights into the network of each arm's plans, as the trainings will."""
-    pin = run.pins.weights
+    """Load the weights into the network of each arm's plans, as the trainings will.
+
+    ``dataset``: its ``dataset.json``.
+    """
+    pin = call.run.pins.weights
     if pin is None or not spec.pretrained:
         return
     from ca_hpc.nnunet.pretrained import load_into, verified_sha256
@@ -148,7 +198,6 @@ def _check_weights(
 
     verified_sha256(Path(pin.path), pin.sha256)
     tensors = as_torch(read_checkpoint(Path(pin.path)).tensors)
-    dataset = run.preprocessed / run.cases.dataset / "dataset.json"
     for name, arm in spec.arms.items():
         if arm.weights != "random":
             network = planning.build_network(plans[name], json.loads(dataset.read_text()))

@@ -10,9 +10,11 @@ from ca_hpc.core.arms import arm_training
 from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.core.spec import Arm, JobSpec
 from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.attempt_files import discard_checkpoints, resume_folder
 from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_trainers
 from ca_hpc.steps.entry import StepCall, main
+from ca_hpc.steps.publication import publish
 from ca_hpc.store import atomic
 
 
@@ -22,14 +24,17 @@ def train(call: StepCall) -> int:
     arm = spec.arms[call.arm]
     training = arm_training(spec.training, arm)
     dataset = run.cases.dataset
-    preprocessed = run.preprocessed / dataset
+    root = call.preprocessed or run.preprocessed
+    preprocessed = root / dataset
     task = call.attempt.parent.parent.name
+    earlier = [path for path in run.attempts(task) if path.name < call.attempt.name]
     plans = run.arm_plans[call.arm]
     published = run.results(call.arm) / results_folder(
         dataset=dataset, trainer=training.trainer, plans=plans
     )
     if (published / f"fold_{call.fold}").is_dir():
-        # of an attempt that was killed after its last act, the rename
+        # of an attempt that was killed after its last act, the rename, or still ran on a lost node
+        discard_checkpoints(earlier)
         call.say(f"fold {call.fold} of {call.arm} is finished: {published}")
         return 0
     set_trainers(run.trainers)
@@ -40,11 +45,9 @@ def train(call: StepCall) -> int:
             dataset_json_file=preprocessed / "dataset.json",
             configuration=CONFIGURATION,
             fold=call.fold,
-            preprocessed_root=run.preprocessed,
+            preprocessed_root=root,
             attempt_folder=call.attempt,
-            earlier_attempts=tuple(
-                path for path in run.attempts(task) if path.name < call.attempt.name
-            ),
+            earlier_attempts=tuple(earlier),
             start=_start(call, arm),
             device=call.device,
             torch_threads=call.threads,
@@ -63,16 +66,18 @@ def train(call: StepCall) -> int:
                 frozen_encoder_epochs=training.frozen_encoder_epochs,
                 probabilities=spec.validation.probabilities,
             ),
+            ends_at_s=call.ends_at,
         ),
         emit=call.emit,
         clock=time.time,
     )  # fmt: skip
     if not outcome.finished:
         return INTERRUPTED_STATUS
-    publish(outcome.fold_folder, published)
-    for attempt in run.attempts(task):
-        # two files of twice the network's size each; the fold is whole without them
-        shutil.rmtree(attempt / "resume", ignore_errors=True)
+    if not publish_fold(outcome.fold_folder, published):
+        call.say(f"another attempt has published fold {call.fold} of {call.arm}: it stays")
+    # several files of twice the network's size; the fold is whole without them
+    discard_checkpoints(earlier)
+    shutil.rmtree(resume_folder(call.attempt), ignore_errors=True)
     return 0
 
 
@@ -95,17 +100,14 @@ def _start(call: StepCall, arm: Arm) -> Start | None:
     )
 
 
-def publish(fold: Path, target: Path) -> None:
-    """Move a finished fold to where nnU-Net looks for it, in one rename.
-
-    A fold that is there already is the earlier finished attempt's: it stays.
-    """
+def publish_fold(fold: Path, target: Path) -> bool:
+    """Move a finished fold into the model's folder; False where it is there already."""
     target.mkdir(parents=True, exist_ok=True)
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
         # the same content from every fold, and folds end together: each by a draft of its own
-        atomic.write_text(target / name, (fold.parent / name).read_text())
-    if not (target / fold.name).exists():
-        fold.rename(target / fold.name)
+        if not (target / name).exists():
+            atomic.write_text(target / name, (fold.parent / name).read_text())
+    return publish(fold, target / fold.name)
 
 
 def _workers(spec: JobSpec, call: StepCall) -> int:

@@ -35,6 +35,16 @@ def sha256_file(path: Path, *, progress: Callable[[int], None] | None = None) ->
     return digest.hexdigest()
 
 
+def copy_hashing(source: Path, target: Path) -> str:
+    """Copy a file and return the SHA-256 of the bytes that were written. Raises OSError."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reading, target.open("wb") as writing:
+        while chunk := reading.read(_CHUNK):
+            digest.update(chunk)
+            writing.write(chunk)
+    return digest.hexdigest()
+
+
 def cached_sha256(path: Path, *, cache: Path) -> str:
     """:func:`sha256_file`, remembered in the JSON file ``cache``.
 

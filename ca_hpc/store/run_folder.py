@@ -5,10 +5,10 @@
     job.yaml  spec.json  cluster.json      the spec as given, as resolved; the profile
     workflow.json  cases.json  pins.json   what runs, on what data, pinned to what
     model.json  weights.json  arms.json    the network, the weights' manifest, plans by arm
-    submissions/STAGE.json                 intent, then job ids
+    submissions/NNNN-STAGE.json            one sbatch: intent, then job ids
+    submissions/NNNN/                      what it is given: the script, a pickle per array index
     submitit/STAGE/                        what submitit writes: pickles and element logs
     tasks/TASK/attempts/NNNN-JOB-rN/       one folder per attempt: log.txt, progress.jsonl, …
-    tasks/TASK/result.json                 how the task's newest finished attempt ended
     prepared/                              converted cases, until the data set is made of them
     cases.tsv  splits.json  test_sets.json the cases, and what each of them is used for
     nnunet/raw  nnunet/preprocessed        nnU-Net's folders, of this run alone
@@ -22,14 +22,22 @@ Every file has one writer and is replaced in one step (``store/atomic.py``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ca_hpc.core.codec import decode, encode
-from ca_hpc.core.model import Workflow
-from ca_hpc.core.record import Attempt, Cases, Pins, Result, Submission
+from ca_hpc.core.model import TaskState, Workflow
+from ca_hpc.core.record import (
+    Attempt,
+    Cases,
+    Pins,
+    Result,
+    Submission,
+    current_jobs,
+    job_name,
+)
 from ca_hpc.errors import CaHpcError
 from ca_hpc.store import atomic
 
@@ -168,15 +176,63 @@ class RunFolder:
         """nnU-Net's plans name of each arm, known after the preprocess stage."""
         return self._read(dict[str, str], "arms.json")
 
-    def submissions(self) -> dict[str, Submission]:
-        """By stage."""
-        files = sorted(self.file("submissions").glob("*.json"))
-        found = [self._read(Submission, f"submissions/{file.name}") for file in files]
-        return {submission.stage: submission for submission in found}
-
     def local_state(self, kind: type[T]) -> T:
         """The local executor's state."""
         return self._read(kind, "local/state.json")
+
+    # --- submissions -----------------------------------------------------------------------
+
+    def submissions(self) -> tuple[Submission, ...]:
+        """In order of their numbers, that is as they were intended."""
+        files = sorted(self.file("submissions").glob("[0-9]*-*.json"))
+        return tuple(self._read(Submission, f"submissions/{file.name}") for file in files)
+
+    def submission(self, number: int) -> Submission:
+        """The submission of this number. Raises CaHpcError where there is none."""
+        for submission in self.submissions():
+            if submission.number == number:
+                return submission
+        raise CaHpcError(f"{self.path} has no submission {number}")
+
+    def current_jobs(self) -> Mapping[str, tuple[str, ...]]:
+        """Job ids by element, of the newest submission that has some of it."""
+        return current_jobs(self.submissions())
+
+    def new_submission(self, draft: Submission) -> Submission:
+        """Write down what is about to be submitted, under a number and a job name of its own.
+
+        The number is never given twice, also to another writer: of two only one makes its folder.
+        """
+        parent = self.file("submissions")
+        parent.mkdir(exist_ok=True)
+        while True:
+            number = max((int(p.name) for p in parent.glob("[0-9]*[0-9]")), default=0) + 1
+            try:
+                self.submission_folder(number).mkdir()
+            except FileExistsError:
+                continue
+            name = job_name(self.path.name, draft.stage, token=self.pins.token, number=number)
+            return self._record(replace(draft, number=number, job_name=name))
+
+    def confirm(self, submission: Submission, jobs: Iterable[tuple[str, str]]) -> Submission:
+        """Write down the jobs (element id, job id) that a submission led to."""
+        return self._record(replace(submission, jobs=tuple(jobs)))
+
+    def refuse(self, submission: Submission, reason: str) -> Submission:
+        """Write down that the scheduler would not take a submission."""
+        return self._record(replace(submission, refused=reason))
+
+    def reopen(self, submission: Submission) -> Submission:
+        """Write down that a submission is intended once more: it has no jobs any longer."""
+        return self._record(replace(submission, jobs=()))
+
+    def submission_folder(self, number: int) -> Path:
+        """What sbatch is given: the script and a pickle for each array index."""
+        return self.file("submissions", f"{number:04d}")
+
+    def _record(self, submission: Submission) -> Submission:
+        self.write(f"submissions/{submission.number:04d}-{submission.stage}.json", submission)
+        return submission
 
     # --- tasks -----------------------------------------------------------------------------
 
@@ -202,15 +258,44 @@ class RunFolder:
                 continue
             return number, folder
 
-    def attempt_record(self, folder: Path) -> Attempt:
-        """What was written at the attempt's start."""
-        return self._read(Attempt, str((folder / "attempt.json").relative_to(self.path)))
+    def attempt(self, task_id: str, name: str) -> Path:
+        """The folder of the attempt of this name."""
+        return self.file("tasks", task_id, "attempts", name)
+
+    def write_attempt(self, folder: Path, record: Attempt) -> None:
+        """What is known of an attempt at its start."""
+        atomic.write_text(folder / "attempt.json", encode(record))
+
+    def write_result(self, folder: Path, result: Result) -> None:
+        """How an attempt ended."""
+        atomic.write_text(folder / "result.json", encode(result))
+
+    def attempt_record(self, folder: Path) -> Attempt | None:
+        """What was written at the attempt's start; None where its worker died before that."""
+        return self._of_attempt(Attempt, folder / "attempt.json")
+
+    def attempt_result(self, folder: Path) -> Result | None:
+        """How an attempt ended; None while it runs, and if it was killed."""
+        return self._of_attempt(Result, folder / "result.json")
 
     def result(self, task_id: str) -> Result | None:
-        """How the task's newest finished attempt ended; None while there is none."""
-        if not self.file("tasks", task_id, "result.json").is_file():
+        """How the task stands: its completed attempt, else the newest that has ended.
+
+        So an old copy on a lost node, ending late, takes nothing back. None while there is none.
+        """
+        ended = [self.attempt_result(folder) for folder in reversed(self.attempts(task_id))]
+        found = [result for result in ended if result is not None]
+        completed = (result for result in found if result.state is TaskState.COMPLETED)
+        return next(completed, found[0] if found else None)
+
+    def _of_attempt(self, kind: type[T], file: Path) -> T | None:
+        if not file.is_file():
             return None
-        return self._read(Result, f"tasks/{task_id}/result.json")
+        return self._read(kind, str(file.relative_to(self.path)))
+
+    def job_logs(self, job: str) -> list[Path]:
+        """What SLURM and the worker wrote of a job: of all its restarts, one after the other."""
+        return sorted(self.file("submitit").glob(f"*/{job}_*_log.out"))
 
     @property
     def trainers(self) -> Path:

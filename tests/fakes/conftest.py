@@ -18,8 +18,8 @@ import pytest
 from ca_hpc.actions.prepare import Host
 from ca_hpc.imaging.synthetic import write_dataset
 
-PROGRAM = """#!{python}
-import json, pathlib, sys
+PROGRAM = """#!{python} -ISE
+import json, os, pathlib, re, signal, sys, time
 folder = pathlib.Path({folder!r})
 name = pathlib.Path(sys.argv[0]).name
 with (folder / "calls.jsonl").open("a") as stream:
@@ -28,6 +28,22 @@ with (folder / "calls.jsonl").open("a") as stream:
 answers = json.loads((folder / "answers.json").read_text()).get(name, [])
 count = sum(json.loads(l)["program"] == name for l in (folder / "calls.jsonl").open())
 answer = answers[min(count, len(answers)) - 1] if answers else {{}}
+queue = folder / "queue.json"
+queued = json.loads(queue.read_text()) if queue.exists() else []
+found = re.search(r"job (\\d+)", answer.get("stdout", ""))
+job = found[1] if found else answer.get("queued")
+if name == "sbatch" and not answers:
+    job = str(max([100, *(int(j) for j, _ in queued)]) + 1)
+    answer = {{"stdout": f"Submitted batch job {{job}}\\n"}}
+if name == "sbatch" and job:
+    queued.append([str(job), re.search(r"--job-name=(\\S+)", text)[1]])
+    queue.write_text(json.dumps(queued))
+if name == "squeue" and not answers and "--name" in sys.argv:
+    asked = sys.argv[sys.argv.index("--name") + 1]
+    answer = {{"stdout": "".join(f"{{j}}_0|PENDING||None\\n" for j, n in queued if n == asked)}}
+if answer.get("kill"):
+    os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(answer.get("hang", 0))
 sys.stdout.write(answer.get("stdout", ""))
 sys.stderr.write(answer.get("stderr", ""))
 sys.exit(answer.get("status", 0))
@@ -47,8 +63,23 @@ class FakeSlurm:
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
     def answer(self, answers: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Per program its answers in order; the last one goes on. ``sbatch`` gives job ids."""
+        """Per program its answers in order; the last one goes on.
+
+        Without any, ``sbatch`` gives the next id, and ``squeue --name`` knows what was submitted.
+        ``queued``: a job all the same; ``kill``: the caller, with -9; ``hang``: seconds.
+        """
         (self.folder / "answers.json").write_text(json.dumps(dict(answers)))
+
+    @property
+    def queue(self) -> list[tuple[str, str]]:
+        """(id, name) of all jobs."""
+        file = self.folder / "queue.json"
+        return [(job, name) for job, name in json.loads(file.read_text())] if file.exists() else []
+
+    def forget(self, *jobs: str) -> None:
+        """Lose jobs, as a controller does that is killed."""
+        left = [(job, name) for job, name in self.queue if job not in jobs]
+        (self.folder / "queue.json").write_text(json.dumps(left))
 
     @property
     def calls(self) -> list[dict[str, Any]]:
@@ -67,7 +98,7 @@ def job_ids(*numbers: int) -> list[dict[str, Any]]:
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     fake = FakeSlurm(tmp_path / "slurm")
     (fake.folder / "bin").mkdir(parents=True)
-    fake.install("sbatch", "srun", "sacct", "squeue", "scancel")
+    fake.install("sbatch", "sacct", "squeue", "scancel", "scontrol")
     fake.answer({"sbatch": job_ids(101, 102, 103, 104, 105)})
     monkeypatch.setenv("PATH", str(fake.folder / "bin"))
     return fake

@@ -13,11 +13,11 @@ from ca_hpc.actions import prepare
 from ca_hpc.actions.prepare import Host, Overrides
 from ca_hpc.actions.status import cancel, status
 from ca_hpc.actions.submit import dry_run, submit
+from ca_hpc.continuation.call import ElementCall
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.record import Result
 from ca_hpc.errors import ExitCode, SchedulerUnreachable
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.worker import ElementCall
 from tests.fakes.conftest import FakeSlurm, job_ids
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -34,9 +34,9 @@ def test_every_stage_is_one_sbatch_and_nothing_else_is_asked(
 ) -> None:
     run = submitted(job_file, host)
     assert [call["program"] for call in slurm.calls] == ["sbatch"] * 5
-    ids = {s.stage: s.job_ids for s in run.submissions().values()}
-    assert ids["prepare"] == {"prepare.0": "101"}  # an array of one is no array
-    assert ids["train"] == {f"train.{i}": f"103_{i}" for i in range(10)}
+    jobs = {s.stage: s.jobs for s in run.submissions()}
+    assert jobs["prepare"] == (("prepare.0", "101"),)  # an array of one is no array
+    assert jobs["train"] == tuple((f"train.{i}", f"103_{i}") for i in range(10))
 
 
 def test_stages_depend_on_the_one_before_by_its_whole_array(
@@ -64,16 +64,18 @@ def test_the_dry_run_shows_what_sbatch_then_gets(
         assert "\n".join(line.strip() for line in script.strip().splitlines()) in shown
 
 
-def test_the_pickle_holds_two_strings(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
+def test_the_pickles_lie_ready_and_hold_two_strings_and_a_number(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
     run = submitted(job_file, host)
-    files = sorted(run.file("submitit", "train").glob("103_*_submitted.pkl"))
+    files = sorted(run.submission_folder(3).glob("*.pkl"))
     assert len(files) == 10
-    delayed = pickle.loads(files[0].read_bytes())  # noqa: S301 - our own file, of this test
+    delayed = pickle.loads((run.submission_folder(3) / "4.pkl").read_bytes())  # noqa: S301 - ours
     assert isinstance(delayed.function, ElementCall)
-    assert delayed.function.__getstate__() == {
+    assert vars(delayed.function) == {
         "run_folder": str(run.path),
-        "element_id": "train.0",
-        "_execution": None,
+        "element_id": "train.4",
+        "submission": 3,
     }
 
 
@@ -94,7 +96,7 @@ def test_a_refused_stage_takes_the_stages_before_it_back(
     assert now.ended and now.exit_code is ExitCode.TASK_FAILED
     assert {task.state for task in now.tasks} == {TaskState.CANCELLED}
     assert all("stage train" in (task.cause or "") for task in now.tasks)
-    assert cancelled == [["101", "102"], ["--name", "fake-001.train.0badcafe"]]
+    assert cancelled == [["101", "102"], ["--name", "fake-001.train.0badcafe.0003"]]
 
 
 def test_without_sbatch_nothing_is_written(slurm: FakeSlurm, host: Host, job_file: Path) -> None:
@@ -186,9 +188,9 @@ def test_a_failed_task_shows_as_such_while_its_siblings_in_the_element_run(
         run.new_attempt(task, job="103_0", restart=0)
     result = Result(
         task=failed, attempt=run.attempts(failed)[0].name, state=TaskState.FAILED, exit_code=1,
-        started="", ended="", seconds=1.0, host="node1", cause="it broke",
+        started="", ended="", seconds=1.0, host="node1", failure="code", cause="it broke",
     )  # fmt: skip
-    run.write(f"tasks/{failed}/result.json", result)
+    run.write_result(run.attempts(failed)[0], result)
     slurm.answer({"squeue": [{"stdout": "103_0|RUNNING|node1|None\n"}]})
     tasks = {task.task: task for task in status(run).tasks}
     assert tasks[failed].state is TaskState.FAILED and tasks[failed].cause == "it broke"
@@ -229,13 +231,14 @@ def test_a_refusal_that_cannot_be_taken_back_says_so_and_how(
     assert caught.value.hint == f"ca-hpc cancel {run.path}"
     slurm.answer({})
     assert cancel(run)
-    assert slurm.called("scancel")[-1]["arguments"] == ["101", "102"]
+    by_id, by_name = (call["arguments"] for call in slurm.called("scancel")[-2:])
+    assert by_id == ["101", "102"] and by_name == ["--name", "fake-001.train.0badcafe.0003"]
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ({"stdout": "hello\n"}, 'Could not make sense of sbatch output "hello"'),
+        ({"stdout": "hello\n", "status": 1}, "it said 'hello', which is no job id"),
         ({"status": 1}, "it failed without a word"),
     ],
 )

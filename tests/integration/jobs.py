@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.integration.conftest import HpcUser
+from tests.lab.machine import run
 
 TRAINING_TIMEOUT_S = 1500
 
@@ -32,6 +35,25 @@ QUICK: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
+class HpcUser:
+    """The ordinary user that jobs belong to."""
+
+    name: str
+    uid: int
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | str | None = None,
+        timeout: float = 600,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``argv`` as this user with a login environment plus ``env``; no shell. Seconds."""
+        return run(argv, user=self.name, env=env, cwd=cwd, timeout=timeout)
+
+
+@dataclass(frozen=True)
 class Site:
     """The command line of the host, as the ordinary user, on the throw-away cluster."""
 
@@ -44,6 +66,11 @@ class Site:
         """``ca-hpc ARGUMENTS``: the finished process."""
         argv = (str(self.python), "-I", "-m", "ca_hpc", *arguments)
         return self.user.run(argv, env=self.environment, cwd=self.folder, timeout=timeout)
+
+    def own(self, *paths: Path) -> None:
+        """Let them belong to the user."""
+        for path in paths:
+            shutil.chown(path, self.user.name)
 
     def write(self, name: str, spec: Mapping[str, Any]) -> Path:
         """A job file that the user can read."""
@@ -58,11 +85,25 @@ class Site:
         assert done.returncode == 0, done.stderr
         return Path(json.loads(done.stdout)["run"])
 
-    def follow(self, run: Path) -> dict[str, Any]:
-        """Stay until the run has ended; its status by ``--json``."""
-        done = self.ca_hpc("status", "--watch", "--json", str(run), timeout=TRAINING_TIMEOUT_S)
+    def status(self, run: Path) -> dict[str, Any]:
+        """The run's status of now by ``--json``."""
+        done = self.ca_hpc("status", "--json", str(run))
         assert done.stdout, done.stderr
         return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    def follow(self, run: Path, *, seconds: float = TRAINING_TIMEOUT_S) -> dict[str, Any]:
+        """Stay until the run has ended; its status by ``--json``."""
+        done = self.ca_hpc("status", "--watch", "--json", str(run), timeout=seconds)
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def until(true: Callable[[], bool], *, seconds: float) -> None:
+    """Look again and again; AssertionError if it takes longer."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s"
+        time.sleep(0.3)
 
 
 def why(run: Path, status: Mapping[str, Any]) -> str:

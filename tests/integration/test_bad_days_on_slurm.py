@@ -97,7 +97,8 @@ def test_an_image_that_changed_after_submission_runs_nothing(site: Site, image: 
     states = {task["task"]: task["state"] for task in status["tasks"]}
     assert states["prepare-shard0"] == "FAILED"
     assert states["train-scratch-fold1"] == "CANCELLED"
-    result = json.loads((run / "tasks/prepare-shard0/result.json").read_text())
+    (told,) = run.glob("tasks/prepare-shard0/attempts/*/result.json")
+    result = json.loads(told.read_text())
     assert result["exit_code"] == 3
     assert result["cause"].count("sha256:") == 2
     assert not (run / "nnunet/raw").exists()

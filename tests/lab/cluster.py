@@ -6,9 +6,45 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final, Literal
+
+# How slurmd knows a job's processes. With linuxproc a signal to a step reaches its whole tree,
+# with cgroup the direct children of slurmstepd alone, but for KILL: what most sites have.
+Tracking = Literal["linuxproc", "cgroup"]
 
 # sockaddr_un.sun_path holds 108 bytes with the closing zero (unix(7)).
 LONGEST_SOCKET_PATH = 107
+
+TRACKING: Final[Mapping[Tracking, str]] = {
+    "linuxproc": """\
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+# Without cgroups the accounting poll is the only memory limit.
+JobAcctGatherParams=OverMemoryKill,UsePss
+""",
+    "cgroup": """\
+ProctrackType=proctrack/cgroup
+TaskPlugin=task/cgroup
+JobAcctGatherParams=UsePss
+""",
+}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """In what clusters differ that matters to jobs.
+
+    ``accounting``: with MariaDB and slurmdbd. ``preempt_signal``: a job that is preempted gets its
+    ``--signal`` first. ``tracking`` ``cgroup`` needs the hierarchies of cgroup v1
+    (``machine.has_cgroups``).
+    """
+
+    accounting: bool = True
+    preempt_signal: bool = True
+    tracking: Tracking = "linuxproc"
+
+
+USUAL: Final = Traits()
 
 
 @dataclass(frozen=True)
@@ -25,6 +61,7 @@ class Cluster:
     cpus: int = 4
     memory_mib: int = 16000
     gpus: int = 1
+    traits: Traits = USUAL
 
     def __post_init__(self) -> None:
         if not self.root.is_absolute() or any(mark in str(self.root) for mark in " \t\n\"'#=,%"):
@@ -102,7 +139,8 @@ class Cluster:
     @classmethod
     def from_json(cls, text: str) -> Cluster:
         fields = json.loads(text)
-        return cls(**{**fields, "root": Path(fields["root"])})
+        traits = Traits(**fields.pop("traits"))
+        return cls(**{**fields, "root": Path(fields["root"]), "traits": traits})
 
 
 def config_files(cluster: Cluster, *, host: str, version: tuple[int, int]) -> Mapping[Path, str]:
@@ -111,9 +149,7 @@ def config_files(cluster: Cluster, *, host: str, version: tuple[int, int]) -> Ma
         cluster.slurm_conf: _slurm_conf(cluster, host=host),
         cluster.etc / "slurmdbd.conf": _slurmdbd_conf(cluster),
         cluster.etc / "gres.conf": _gres_conf(cluster),
-        # From 23.11 on a cgroup plugin is loaded even where no other plugin asks for one.
-        cluster.etc / "cgroup.conf": "CgroupPlugin=%s\n"
-        % ("disabled" if version >= (23, 11) else "autodetect"),
+        cluster.etc / "cgroup.conf": _cgroup_conf(cluster, version=version),
         cluster.root / "env.sh": "".join(
             f"export {key}={value}\n" for key, value in cluster.env.items()
         ),
@@ -145,15 +181,11 @@ CredType=cred/munge
 # A requeued job waits for cred_expire before it may start again: 120 s by default.
 AuthInfo=socket={cluster.munge_socket},cred_expire=10
 
-# Nodes may claim more than the machine has; neither systemd nor cgroups are needed.
+# Nodes may claim more than the machine has; systemd is not needed.
 SlurmdParameters=config_overrides
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-# Without cgroups the accounting poll is the only memory limit.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=2
-JobAcctGatherParams=OverMemoryKill,UsePss
-
+{TRACKING[cluster.traits.tracking]}
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5,sched_min_interval=100000
 SelectType=select/cons_tres
@@ -174,14 +206,9 @@ MaxArraySize=1001
 # "high" requeues what runs in the others and lets --signal reach the victim first.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SlurmctldParameters=preempt_send_user_signal
+{"" if cluster.traits.preempt_signal else "#"}SlurmctldParameters=preempt_send_user_signal
 
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={cluster.slurmdbd_port}
-# AuthInfo does not reach the connection to slurmdbd: the munge socket is named here again.
-AccountingStoragePass={cluster.munge_socket}
-AccountingStorageTRES=gres/gpu
+{_accounting(cluster)}
 JobCompType=jobcomp/none
 
 NodeName=DEFAULT CPUs={cluster.cpus} RealMemory={cluster.memory_mib} Gres=gpu:{cluster.gpus}
@@ -191,6 +218,25 @@ PartitionName=long  PriorityTier=1  MaxTime=1-00:00:00 DefaultTime=00:10:00 Defa
 PartitionName=short PriorityTier=1  MaxTime=00:02:00   DefaultTime=00:01:00
 PartitionName=high  PriorityTier=10 MaxTime=01:00:00   DefaultTime=00:05:00 PreemptMode=OFF
 """
+
+
+def _accounting(cluster: Cluster) -> str:
+    if not cluster.traits.accounting:
+        return "AccountingStorageType=accounting_storage/none"
+    return f"""\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={cluster.slurmdbd_port}
+# AuthInfo does not reach the connection to slurmdbd: the munge socket is named here again.
+AccountingStoragePass={cluster.munge_socket}
+AccountingStorageTRES=gres/gpu"""
+
+
+def _cgroup_conf(cluster: Cluster, *, version: tuple[int, int]) -> str:
+    if cluster.traits.tracking == "cgroup":
+        return "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n"
+    # From 23.11 on a cgroup plugin is loaded even where no other plugin asks for one.
+    return "CgroupPlugin=%s\n" % ("disabled" if version >= (23, 11) else "autodetect")
 
 
 def _slurmdbd_conf(cluster: Cluster) -> str:

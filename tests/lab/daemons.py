@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.lab.cluster import Cluster
-from tests.lab.machine import must
+from tests.lab.machine import LabError, must
 from tests.lab.process import end, is_marked, program_of
 
 
@@ -42,6 +45,19 @@ class Daemon:
             end(pid, is_ours=self._is_ours, seconds=seconds)
         self.pid_file.unlink(missing_ok=True)
 
+    def kill(self) -> None:
+        """End it as a power cut would. The pid file stays."""
+        self.send(signal.SIGKILL)
+        while self.is_alive():
+            time.sleep(0.05)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; ``LabError`` if it does not run."""
+        pid = self._pid()
+        if pid is None or not self._is_ours(pid):
+            raise LabError(f"{self.program} of {self.mark} does not run")
+        os.kill(pid, number)
+
     def _pid(self) -> int | None:
         try:
             return int(self.pid_file.read_text())
@@ -54,7 +70,10 @@ class Daemon:
 
 
 def daemons(cluster: Cluster) -> tuple[Daemon, ...]:
-    """munged, mariadbd, slurmdbd, slurmctld, then one slurmd per node: the order of starting."""
+    """munged, mariadbd, slurmdbd, slurmctld, then one slurmd per node: the order of starting.
+
+    Without accounting there are no mariadbd and no slurmdbd.
+    """
     log, pids, state = cluster.log, cluster.pids, cluster.state
 
     def daemon(program: str, *options: str, pid_file: Path, user: str | None = None) -> Daemon:
@@ -94,10 +113,10 @@ def daemons(cluster: Cluster) -> tuple[Daemon, ...]:
     )
     # mariadbd does not go into the background by itself
     mariadbd = replace(mariadbd, argv=("setsid", "--fork", *mariadbd.argv))
+    slurmdbd = daemon("slurmdbd", pid_file=pids / "slurm/slurmdbd.pid")
     return (
         munged,
-        mariadbd,
-        daemon("slurmdbd", pid_file=pids / "slurm/slurmdbd.pid"),
+        *((mariadbd, slurmdbd) if cluster.traits.accounting else ()),
         daemon("slurmctld", pid_file=pids / "slurm/slurmctld.pid"),
         *(
             daemon("slurmd", "-N", name, pid_file=pids / f"slurmd.{name}.pid")

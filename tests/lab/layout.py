@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import socket
 import stat
 from pathlib import Path
 
-from tests.lab.cluster import Cluster, config_files
+from tests.lab.cluster import USUAL, Cluster, Traits, config_files
 from tests.lab.machine import LabError, must
 
 # Below Linux's ephemeral ports, which start at 32768.
@@ -26,14 +27,16 @@ def recorded(root: Path) -> Cluster | None:
         return None
 
 
-def new_cluster(root: Path, *, nodes: int, port_base: int | None) -> Cluster:
+def new_cluster(
+    root: Path, *, nodes: int, port_base: int | None, traits: Traits = USUAL
+) -> Cluster:
     """A cluster for an empty folder, on free ports; ``LabError`` if there are none."""
     root = root.resolve()
     if root.exists() and any(root.iterdir()):
         raise LabError(f"{root} is not empty and holds no lab; give an empty or a new folder")
     bases = PORT_BASES if port_base is None else (port_base,)
     for base in bases:
-        cluster = Cluster(root=root, port_base=base, nodes=nodes)
+        cluster = Cluster(root=root, port_base=base, nodes=nodes, traits=traits)
         if all(_is_free(port) for port in cluster.ports):
             return cluster
     raise LabError(f"no free ports from {bases[0]} on; name others with --port-base")
@@ -71,6 +74,11 @@ def write(cluster: Cluster) -> None:
             os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
             device.chmod(0o666)
     (cluster.root / RECORD).write_text(cluster.to_json())
+    write_config(cluster)
+
+
+def write_config(cluster: Cluster) -> None:
+    """The configuration files; running daemons read them again when they are told to."""
     host = socket.gethostname().partition(".")[0]
     for path, text in config_files(cluster, host=host, version=_slurm_version()).items():
         path.write_text(text)
@@ -95,6 +103,11 @@ def _slurm_version() -> tuple[int, int]:
 
 def wipe(cluster: Cluster) -> None:
     """Remove what ``write`` and the daemons left, and the root if that empties it."""
+    for name in cluster.node_names:
+        for hierarchy in Path("/sys/fs/cgroup").glob(f"*/slurm_{name}"):
+            # another lab's, or a job's, if it is not empty; only rmdir works there anyway
+            with contextlib.suppress(OSError):
+                hierarchy.rmdir()
     for name in WIPED:
         path = cluster.root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -6,12 +6,13 @@ import argparse
 import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from tests.lab import layout
-from tests.lab.cluster import Cluster
+from tests.lab.cluster import USUAL, Cluster, Traits
 from tests.lab.daemons import Daemon, daemons
 from tests.lab.machine import (
     DEFAULT_USER,
@@ -42,31 +43,30 @@ GRANT ALL ON slurm_acct_db.* TO slurm@127.0.0.1;
 
 
 def up(
-    root: Path, *, user: str = DEFAULT_USER, nodes: int = 4, port_base: int | None = None
+    root: Path,
+    *,
+    user: str = DEFAULT_USER,
+    nodes: int = 4,
+    port_base: int | None = None,
+    traits: Traits = USUAL,
 ) -> Cluster:
     """Bring the cluster below ``root`` up and return it once all nodes take jobs.
 
-    A cluster that is up stays as it is, one that is half up is completed. ``nodes`` and
-    ``port_base`` count for a new root only. Raises ``LabError``.
+    A cluster that is up stays as it is, one that is half up is completed. ``nodes``,
+    ``port_base`` and ``traits`` count for a new root only. Raises ``LabError``.
     """
     require_root()
     install(PACKAGE_OF)
     ordinary_user(user)
     with _one_at_a_time():
         cluster = layout.recorded(root) or layout.new_cluster(
-            root, nodes=nodes, port_base=port_base
+            root, nodes=nodes, port_base=port_base, traits=traits
         )
         layout.write(cluster)
         if run(["test", "-r", cluster.slurm_conf], user=user).returncode:
             raise LabError(f"{user} cannot enter {root}: choose a root below open folders")
-        munged, mysqld, slurmdbd, slurmctld, *slurmds = daemons(cluster)
-        _start_munge(cluster, munged)
-        _start_database(cluster, mysqld)
-        _start_accounting(cluster, slurmdbd)
-        slurmctld.start()
-        _wait(cluster, "slurmctld", lambda: _ok(cluster, "scontrol", "ping"), "slurm/slurmctld.log")
-        for slurmd in slurmds:
-            slurmd.start()
+        for daemon in daemons(cluster):
+            _START.get(daemon.program, _start)(cluster, daemon)
         _wait(cluster, "a node", lambda: _all_nodes_take_jobs(cluster), "slurmd.node1.log")
     must(["sinfo"], user=user, env=cluster.env, timeout=30)
     return cluster
@@ -131,6 +131,23 @@ def _start_accounting(cluster: Cluster, slurmdbd: Daemon) -> None:
         must(["sacctmgr", "--immediate", "add", "cluster", "calab"], env=cluster.env)
 
 
+def _start_controller(cluster: Cluster, slurmctld: Daemon) -> None:
+    slurmctld.start()
+    _wait(cluster, "slurmctld", lambda: _ok(cluster, "scontrol", "ping"), "slurm/slurmctld.log")
+
+
+def _start(cluster: Cluster, daemon: Daemon) -> None:
+    daemon.start()
+
+
+_START: Final[Mapping[str, Callable[[Cluster, Daemon], None]]] = {
+    "munged": _start_munge,
+    "mariadbd": _start_database,
+    "slurmdbd": _start_accounting,
+    "slurmctld": _start_controller,
+}
+
+
 def _all_nodes_take_jobs(cluster: Cluster) -> bool:
     states = run(["sinfo", "-h", "-N", "-p", "long", "-o", "%N %t"], env=cluster.env, timeout=10)
     state_of = dict(line.split() for line in states.stdout.splitlines())
@@ -174,13 +191,27 @@ def main() -> int:
             command.add_argument("--user", default=DEFAULT_USER, help="ordinary user to make")
             command.add_argument("--nodes", type=int, default=4)
             command.add_argument("--port-base", type=int, help="first port (default: a free one)")
+            command.add_argument("--no-accounting", action="store_true", help="without slurmdbd")
+            command.add_argument("--no-preempt-signal", action="store_true")
+            command.add_argument("--cgroup", action="store_true", help="track jobs by cgroups")
         else:
             command.add_argument("--wipe", action="store_true", help="cancel jobs, remove all")
     given = parser.parse_args()
     began = time.monotonic()
     try:
         if given.verb == "up":
-            cluster = up(given.root, user=given.user, nodes=given.nodes, port_base=given.port_base)
+            traits = Traits(
+                accounting=not given.no_accounting,
+                preempt_signal=not given.no_preempt_signal,
+                tracking="cgroup" if given.cgroup else "linuxproc",
+            )
+            cluster = up(
+                given.root,
+                user=given.user,
+                nodes=given.nodes,
+                port_base=given.port_base,
+                traits=traits,
+            )
             print(f"lab: {cluster.nodes} nodes idle; now: . {cluster.root}/env.sh")
         else:
             down(given.root, wipe=given.wipe)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ca_hpc.core.model import INTERRUPTED_STATUS
-from ca_hpc.errors import TaskFailed
+from ca_hpc.errors import CaHpcError, TaskFailed
 from ca_hpc.imaging.synthetic import write_dataset
 from ca_hpc.report.model import VALIDATION
 from ca_hpc.report.scores import read_scores
@@ -86,7 +86,7 @@ def predictions(run: RunFolder) -> dict[str, bytes]:
 
 def reused(call: StepCall) -> list[bool]:
     lines = (call.attempt / "progress.jsonl").read_text().splitlines()
-    return [event["reused"] for event in map(json.loads, lines)]
+    return [event["reused"] for event in map(json.loads, lines) if event["event"] == "case"]
 
 
 def test_training_never_sees_the_people_of_test_sets(finished: RunFolder) -> None:
@@ -162,16 +162,39 @@ def test_folds_that_are_missing_are_left_out_and_told(
 ) -> None:
     before = predictions(run)
     folds = dict(run.folds("train"))
-    shutil.rmtree(folds["1"])
+    away = folds["1"].rename(run.file("fold_1"))
     call = step(run)
     assert predict(call) == 0
     assert "test sets by 1 of 2 folds together; missing: 1" in capsys.readouterr().out
     assert reused(call) == [False] * len(before)  # those of both folds are not taken for it
+    assert predictions(run) == before  # which stay: a copy of the task that is late has fewer
+    shutil.rmtree(run.file("test"))
+    assert predict(step(run)) == 0
     after = predictions(run)
     assert after.keys() == before.keys() and after != before
-    shutil.rmtree(folds["0"])
+    away.rename(folds["1"])
+    assert predict(step(run)) == 0
+    assert predictions(run) == before
+    for fold in folds.values():
+        shutil.rmtree(fold)
     with pytest.raises(TaskFailed, match="no fold of train has finished"):
         predict(step(run))
+
+
+def test_one_image_that_cannot_be_read_leaves_the_others_published_until_all_are(
+    run: RunFolder,
+) -> None:
+    before = predictions(run)
+    shutil.rmtree(run.file("test"))
+    last = run.test_sets["clinic"][-1]
+    (image,) = run.raw.glob(f"*/imagesTs_clinic/{last}_0000.nii.gz")
+    away = image.rename(run.file("image"))
+    with pytest.raises(CaHpcError, match=f"There is no .*{last}_0000"):
+        predict(step(run))
+    assert 0 < len(predictions(run)) < len(before)
+    away.rename(image)
+    assert predict(step(run)) == 0
+    assert predictions(run) == before
 
 
 def test_test_sets_are_scored_also_where_their_prediction_failed_halfway(run: RunFolder) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, TaskState, Workflow
-from ca_hpc.core.record import Result, Submission
+from ca_hpc.core.record import Pins, Result, Submission
 from ca_hpc.report.model import CaseScore
 from ca_hpc.report.scores import write_scores
 from ca_hpc.store.run_folder import RunFolder
@@ -271,9 +271,14 @@ def run(tmp_path: Path) -> RunFolder:
             stages,
         ),
     )
-    run.write("submissions/prepare.json", Submission("prepare", "n", {"prepare.0": "100"}))
-    ids = {"train.0": "101_0", "train.1": "101_1"}
-    run.write("submissions/train.json", Submission("train", "n", ids))
+    run.write("pins.json", Pins("1", "0badcafe", "2025-01-01T00:00:00+00:00", weights=None))
+    jobs = {
+        "prepare": (("prepare.0", "100"),),
+        "train": (("train.0", "101_0"), ("train.1", "101_1")),
+    }
+    for stage, ids in jobs.items():
+        draft = Submission(0, stage, "", tuple(element for element, _ in ids))
+        run.confirm(run.new_submission(draft), ids)
     end(run, "prepare", TaskState.COMPLETED)
     end(run, folds[0], TaskState.FAILED, cause="no space left", hint="free some")
     return run
@@ -291,7 +296,7 @@ def end(
     (attempt / "log.txt").write_text(f"log of {task}\n")
     code = 0 if state is TaskState.COMPLETED else 1
     result = Result(task, attempt.name, state, code, "t0", "t1", 61, "node1", cause, hint)
-    run.write(f"tasks/{task}/result.json", result)
+    run.write_result(attempt, result)
 
 
 def test_a_status_without_a_scheduler_shows_the_results_that_there_are(

@@ -17,7 +17,7 @@ import pytest
 from ca_hpc.core import door
 from ca_hpc.core.record import Case, Cases, LabelFile
 from ca_hpc.core.spec import JobSpec
-from ca_hpc.report.gather import read_events
+from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder
 
 WAIT_S = 30.0

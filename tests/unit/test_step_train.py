@@ -11,7 +11,7 @@ import pytest
 
 from ca_hpc.core.arms import arm_training
 from ca_hpc.core.spec import Arm, Training
-from ca_hpc.steps.train import publish
+from ca_hpc.steps.train import publish_fold
 
 COMMON = Training(epochs=9, warmup_epochs=3, frozen_encoder_epochs=2, seed=4)
 
@@ -53,7 +53,7 @@ def test_folds_that_end_together_do_not_take_each_others_files(tmp_path: Path) -
             (fold.parent / name).write_text("{}" * 10_000)
         folds.append(fold)
     with ThreadPoolExecutor(len(folds)) as pool:
-        list(pool.map(lambda fold: publish(fold, tmp_path / "model"), folds))
+        list(pool.map(lambda fold: publish_fold(fold, tmp_path / "model"), folds))
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(
         [*(f"fold_{n}" for n in range(8)), "plans.json", "dataset.json", "dataset_fingerprint.json"]
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ca_hpc import processes
+from ca_hpc.attempts.evidence import told
+from ca_hpc.core.failures import UNSAID_STATUS, Told
 from ca_hpc.errors import CaHpcError, DigestMismatch
-from ca_hpc.report.gather import read_events
 from ca_hpc.steps.entry import StepCall, main
+from ca_hpc.store.progress import read_events
 
 Step = Callable[[StepCall], int | None]
 
@@ -54,8 +59,15 @@ def test_a_problem_of_the_user_is_left_with_its_hint_and_code(
         raise DigestMismatch("the weights have changed", hint="fetch them again")
 
     assert status(step, tmp_path, attempt) == 3
-    told = json.loads((attempt / "error.json").read_text())
-    assert told == {"message": "the weights have changed", "hint": "fetch them again"}
+    said = json.loads((attempt / "error.json").read_text())
+    assert said == {
+        "message": "the weights have changed",
+        "hint": "fetch them again",
+        "kind": "DigestMismatch",
+        "errno": None,
+        "exit_code": 3,
+        "ours": True,
+    }
     assert capsys.readouterr().err == "error: the weights have changed\nhint: fetch them again\n"
 
 
@@ -66,9 +78,68 @@ def test_a_bug_leaves_its_sentence_for_status_and_its_trace_in_the_log(
         raise KeyError("axes")
 
     assert status(step, tmp_path, attempt) == 1
-    told = json.loads((attempt / "error.json").read_text())
-    assert told == {"message": "KeyError: 'axes'", "hint": "see the task's log"}
+    assert told(attempt) == Told("KeyError: 'axes'", kind="KeyError")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_errno_behind_an_error_is_told(tmp_path: Path, attempt: Path) -> None:
+    def step(call: StepCall) -> None:
+        try:
+            Path("/dev/full").write_text("x")
+        except OSError as error:
+            raise CaHpcError("the checkpoint was not written") from error
+
+    assert status(step, tmp_path, attempt) == 2
+    said = told(attempt)
+    assert said is not None and (said.errno, said.ours) == (errno.ENOSPC, True)
+
+
+def test_a_file_that_was_looked_for_in_vain_is_not_what_an_error_is_about() -> None:
+    def raised() -> Exception:
+        try:
+            try:
+                Path("/nowhere/at/all").read_text()
+            except FileNotFoundError:
+                raise ValueError("no shape") from None
+        except ValueError as error:
+            return error
+        raise AssertionError
+
+    assert Told.of(raised()).errno is None
+    assert Told.of(FileNotFoundError(errno.ENOENT, "gone")).errno == errno.ENOENT
+
+
+def test_where_error_json_cannot_be_written_the_log_has_it(tmp_path: Path, attempt: Path) -> None:
+    """As on a full disk: of the folder nothing can be made anew, the log is open already."""
+    run = f"""
+import shutil
+from ca_hpc.steps.entry import main
+def step(call):
+    shutil.rmtree(call.attempt)
+    raise OSError(28, "No space left on device", "/data/x")
+main(step, ["--run", {str(tmp_path)!r}, "--attempt", {str(attempt / "gone")!r}])
+"""
+    (attempt / "gone").mkdir()
+    done = processes.run([sys.executable, "-c", run], log=attempt / "log.txt")
+    assert done.returncode == 1
+    assert told(attempt) == Told(
+        "OSError: [Errno 28] No space left on device: '/data/x'", kind="OSError", errno=28
+    )
+
+
+def test_where_nothing_can_be_written_the_exit_status_says_so(
+    tmp_path: Path, attempt: Path
+) -> None:
+    run = f"""
+import shutil
+from ca_hpc.steps.entry import main
+def step(call):
+    shutil.rmtree(call.attempt)
+    raise ValueError("nobody hears it")
+main(step, ["--run", {str(tmp_path)!r}, "--attempt", {str(attempt)!r}])
+"""
+    done = processes.run([sys.executable, "-u", "-c", run], log=Path("/dev/full"))
+    assert done.returncode == UNSAID_STATUS
 
 
 def test_an_error_without_a_hint_has_none(tmp_path: Path, attempt: Path) -> None:

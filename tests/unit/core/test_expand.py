@@ -11,6 +11,7 @@ from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Runtime, Stage, Workflow
 from ca_hpc.core.profile import Cluster
+from ca_hpc.core.rules import Failure
 from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.errors import SpecError
 
@@ -321,3 +322,54 @@ def test_an_element_is_found_with_its_stage() -> None:
     assert (found.name, element.tasks[0].id) == ("train", "train-finetune-fold2")
     with pytest.raises(KeyError):
         flow.stage_of("train.99")
+
+
+# --- slices and continuation ---------------------------------------------------------------------
+
+SLICED = 'resources: {train: {time: "24:00:00", slice: "3:00:00"}}\n'
+
+
+def test_a_training_in_slices_asks_for_the_slice_alone() -> None:
+    train = stage("train", SLICED)
+    assert train.resources.time_s == 3 * 3600
+    assert train.sbatch["time"] == "03:00:00"
+    assert train.links == 1  # the job is queued again
+
+
+def test_where_sites_continue_by_arrays_a_chain_has_the_slices_of_the_time_and_two_to_spare() -> (
+    None
+):
+    assert stage("train", SLICED, "continuation: array\n").links == 10
+    assert stage("train", "", "continuation: array\n").links == 3
+    assert stage("prepare", "", "continuation: array\n").links == 1
+
+
+def test_links_count_as_jobs() -> None:
+    site = "continuation: array\nlimits: {jobs: 100}\n"
+    with pytest.raises(SpecError, match="104 jobs are more than the 100"):
+        expanded(SLICED, site)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('resources: {train: {slice: "60s"}}\n', "too short to start, train and save"),
+        ('resources: {evaluate: {slice: "1:00:00"}}\n', "only predict and train can be cut"),
+    ],
+)
+def test_a_slice_that_makes_no_sense_is_refused(line: str, told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        expanded(line)
+
+
+@pytest.mark.parametrize(("time", "signal"), [("24:00:00", "B:USR2@120"), ("2min", "B:USR2@15")])
+def test_a_short_job_is_not_warned_before_it_has_begun(time: str, signal: str) -> None:
+    assert stage("train", f'resources: {{train: {{time: "{time}"}}}}\n').sbatch["signal"] == signal
+
+
+def test_the_rules_of_retrying_reach_the_node() -> None:
+    rules = expanded("retry: {node: 7, host-memory: {most_memory: 64GB}}\nmax_gpu_hours: 40\n")
+    assert rules.retry[Failure.NODE].tries == 7
+    assert rules.retry[Failure.HOST_MEMORY].most_memory_mib == 64 * 1024
+    assert rules.max_gpu_hours == 40
+    assert decode(Workflow, encode(rules)) == rules

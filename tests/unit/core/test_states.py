@@ -38,7 +38,7 @@ def ended(state: TaskState, *, exit_code: int = 1) -> Result:
         # a result alone
         (S.COMPLETED, None, True, S.COMPLETED),
         (S.FAILED, None, True, S.FAILED),
-        (S.PREEMPTED, None, True, S.PREEMPTED),
+        (S.PREEMPTED, None, True, S.UNKNOWN),  # it may be queued again, or run by now
         # a completed task stays completed, whatever becomes of its element
         (S.COMPLETED, S.RUNNING, True, S.COMPLETED),
         (S.COMPLETED, S.NODE_FAIL, True, S.COMPLETED),
@@ -51,8 +51,8 @@ def ended(state: TaskState, *, exit_code: int = 1) -> Result:
         # what it saved when it was cancelled is no failure; one of its own before that is
         (S.PREEMPTED, S.CANCELLED, True, S.CANCELLED),
         (S.FAILED, S.CANCELLED, True, S.FAILED),
-        # its siblings in the element run on
-        (S.FAILED, S.RUNNING, True, S.FAILED),
+        # queued again, and begun without an attempt so far
+        (S.PREEMPTED, S.RUNNING, True, S.RUNNING),
         (S.COMPLETED, S.CANCELLED, True, S.COMPLETED),
         (S.FAILED, S.UNKNOWN, True, S.FAILED),
     ],

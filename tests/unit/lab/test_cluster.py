@@ -3,13 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.cluster import Cluster, config_files
+from tests.lab.cluster import Cluster, Traits, config_files
 from tests.lab.layout import new_cluster
 from tests.lab.machine import LabError
 
 
 def test_a_cluster_is_read_back_from_its_record() -> None:
     cluster = Cluster(root=Path("/var/tmp/lab"), port_base=17000, nodes=2, gpus=3)
+    assert Cluster.from_json(cluster.to_json()) == cluster
+    odd = Traits(accounting=False, preempt_signal=False, tracking="cgroup")
+    cluster = Cluster(root=Path("/var/tmp/lab"), port_base=17000, traits=odd)
     assert Cluster.from_json(cluster.to_json()) == cluster
 
 
@@ -60,3 +63,15 @@ def test_a_folder_with_something_else_in_it_is_not_taken(tmp_path: Path) -> None
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(LabError, match="not empty"):
         new_cluster(tmp_path, nodes=1, port_base=None)
+
+
+def test_traits_become_configuration() -> None:
+    def conf(traits: Traits) -> str:
+        cluster = Cluster(root=Path("/var/tmp/lab"), port_base=17000, traits=traits)
+        text = config_files(cluster, host="here", version=(22, 5))[cluster.slurm_conf]
+        return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+
+    usual, odd = conf(Traits()), conf(Traits(False, False, "cgroup"))
+    for word in ("slurmdbd", "preempt_send_user_signal", "proctrack/linuxproc"):
+        assert word in usual and word not in odd
+    assert "ProctrackType=proctrack/cgroup" in odd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -176,7 +178,7 @@ def test_interrupted_in_mid_epoch_and_continued_elsewhere_ends_with_the_same_wei
         )
     )
     assert second.finished
-    newest = tmp_path / "attempt-1" / "resume" / "resume-e00001-i00002.pt"
+    newest = tmp_path / "attempt-1" / "resume" / "resume-e00001-i00001.pt"
     assert second.resumed_from == str(newest)
     assert second.pretrained_sha256 == pretrained.sha256
     assert second.weights_sha256 == undisturbed.weights_sha256
@@ -188,7 +190,7 @@ def test_interrupted_in_mid_epoch_and_continued_elsewhere_ends_with_the_same_wei
 def test_a_signal_ends_the_call_with_all_saved_and_no_process_left(
     make_call: MakeCall, number: signal.Signals
 ) -> None:
-    log = Log(signal_at="resume-e00000-i00001.pt", number=number)
+    log = Log(signal_at="resume-e00000-i00002.pt", number=number)
     outcome = run(make_call(checkpoint_every_s=0.0, workers=1), log)
     assert (outcome.finished, outcome.epochs_done) == (False, 0)
     assert Path(log.of("checkpoint")[-1]["file"]).name == "resume-e00000-i00002.pt"
@@ -217,7 +219,7 @@ def test_a_broken_newest_resume_file_falls_back_to_the_one_before(
 ) -> None:
     undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed"))
     run(make_call(checkpoint_every_s=0.0), Log(signal_at="resume-e00001-i00001.pt"))
-    newest = tmp_path / "attempt-1" / "resume" / "resume-e00001-i00002.pt"
+    newest = tmp_path / "attempt-1" / "resume" / "resume-e00001-i00001.pt"
     newest.write_bytes(newest.read_bytes()[:5000])
     log = Log()
     outcome = run(
@@ -227,8 +229,132 @@ def test_a_broken_newest_resume_file_falls_back_to_the_one_before(
         log,
     )
     assert [event["file"] for event in log.of("checkpoint-skipped")] == [str(newest)]
-    assert (log.of("start")[0]["epoch"], log.of("start")[0]["iteration"]) == (1, 1)
+    assert (log.of("start")[0]["epoch"], log.of("start")[0]["iteration"]) == (1, 0)
     assert outcome.weights_sha256 == undisturbed.weights_sha256
+
+
+def test_where_every_resume_file_is_broken_the_pretrained_start_is_told_of_loudly(
+    make_call: MakeCall, pretrained: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed", start=pretrained))
+    assert f"pretrained weights sha256:{pretrained.sha256} loaded\n" in capsys.readouterr().out
+    run(make_call(checkpoint_every_s=0.0, start=pretrained), Log("resume-e00001-i00001.pt"))
+    broken = list((tmp_path / "attempt-1" / "resume").iterdir())
+    for file in broken:
+        file.write_bytes(b"")
+    log = Log()
+    again = make_call(
+        attempt_folder=tmp_path / "attempt-2",
+        earlier_attempts=(tmp_path / "attempt-1",),
+        start=pretrained,
+    )
+    assert run(again, log).weights_sha256 == undisturbed.weights_sha256
+    assert [len(event["broken"]) for event in log.of("start-over")] == [len(broken)] == [2]
+    assert log.of("start")[0]["pretrained_sha256"] == pretrained.sha256
+    told = capsys.readouterr().out
+    assert "WARNING: all resume files are broken (2): the training starts again\n" in told
+    assert f"pretrained weights sha256:{pretrained.sha256} loaded\n" in told
+
+
+def attempts_until_finished(
+    make_call: MakeCall, folder: Path, *, seconds: float, **changes: Any
+) -> list[Log]:
+    """What the attempts told, each in a job of ``seconds`` by a clock that ticks when looked at."""
+    logs: list[Log] = []
+    finished = False
+    while not finished:
+        assert len(logs) < 60
+        clock, log = itertools.count(0.0).__next__, Log()
+        call = make_call(
+            attempt_folder=folder / f"attempt-{len(logs)}",
+            earlier_attempts=tuple(folder / f"attempt-{n}" for n in range(len(logs))),
+            ends_at_s=seconds,
+            **changes,
+        )
+        finished = train_fold(call, emit=log, clock=clock).finished
+        assert clock() <= seconds or finished
+        logs.append(log)
+    return logs
+
+
+@pytest.mark.parametrize("seconds", [90.0, 60.0, 45.0])
+def test_a_training_in_short_jobs_gets_on_in_each_and_ends_with_the_same_weights(
+    make_call: MakeCall, pretrained: Start, tmp_path: Path, seconds: float
+) -> None:
+    course = {"start": pretrained, "validation_iterations_per_epoch": 3}
+    undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed", **course))
+    logs = attempts_until_finished(make_call, tmp_path / "t", seconds=seconds, **course)
+    assert len(logs) > 1
+    stops = [event for log in logs[:-1] for event in log.of("stopping")]
+    assert len(stops) == len(logs) - 1
+    assert {event["reason"] for event in stops} == {"deadline"}
+    assert all(event["done"] > 0 for event in stops)
+    starts = [(e["epoch"], e["iteration"]) for log in logs for e in log.of("start")]
+    assert starts == sorted(starts)
+    final = tmp_path / "t" / f"attempt-{len(logs) - 1}" / "results"
+    (final,) = final.rglob("checkpoint_final.pth")
+    assert weights_sha256(weights_in(final)) == undisturbed.weights_sha256
+
+
+def test_over_many_jobs_the_checkpoints_of_the_last_alone_are_kept(
+    make_call: MakeCall, pretrained: Start, tmp_path: Path
+) -> None:
+    def stop_at(number: int) -> None:
+        call = make_call(
+            attempt_folder=tmp_path / f"attempt-{number}",
+            earlier_attempts=tuple(tmp_path / f"attempt-{n}" for n in range(number)),
+            start=pretrained,
+            epochs=9,
+            checkpoint_every_s=0.0,
+        )
+        assert not run(call, Log(signal_at=f"resume-e0000{number}-i00002.pt")).finished
+
+    for number in range(4):
+        stop_at(number)
+        left = tmp_path / f"attempt-{number}" / "resume" / ".partial-resume-e00009-i00000.pt"
+        left.write_text("killed")
+    kept = {
+        str(file.relative_to(tmp_path))
+        for file in tmp_path.glob("attempt-*/**/*")
+        if file.is_file()
+    }
+    assert {name for name in kept if name.endswith(".pt")} == {
+        "attempt-3/resume/resume-e00003-i00001.pt",
+        "attempt-3/resume/resume-e00003-i00002.pt",
+        "attempt-3/resume/.partial-resume-e00009-i00000.pt",
+    }
+    assert [name.split("/")[0] for name in kept if name.endswith("best.pth")] == ["attempt-3"]
+
+
+def test_a_superseded_copy_that_is_still_alive_harms_itself_only(
+    make_call: MakeCall, pretrained: Start, tmp_path: Path
+) -> None:
+    """A new copy begins while the old one trains, and ends before it; then the old one goes on."""
+    undisturbed = run(make_call(attempt_folder=tmp_path / "undisturbed", start=pretrained))
+    outcomes: list[FoldOutcome] = []
+
+    def begin_another(event: Any) -> None:
+        if Path(event.get("file", "")).name == "resume-e00000-i00002.pt" and not outcomes:
+            call = make_call(
+                attempt_folder=tmp_path / "attempt-2",
+                earlier_attempts=(tmp_path / "attempt-1",),
+                checkpoint_every_s=0.0,
+                start=pretrained,
+            )
+            outcomes.append(run_apart(call))
+
+    old = make_call(checkpoint_every_s=0.0, start=pretrained)
+    late = train_fold(old, emit=begin_another, clock=time.monotonic)
+    (new,) = outcomes
+    assert new.resumed_from == str(tmp_path / "attempt-1/resume/resume-e00000-i00002.pt")
+    assert late.weights_sha256 == new.weights_sha256 == undisturbed.weights_sha256
+    assert (new.fold_folder / "checkpoint_final.pth").is_file()
+
+
+def run_apart(call: FoldCall) -> FoldOutcome:
+    """Run in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(run, call).result()
 
 
 def test_a_finished_training_is_only_validated_and_predictions_are_kept(

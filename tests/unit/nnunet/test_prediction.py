@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -22,7 +23,8 @@ import ca_hpc
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.fold_training import FoldCall, train_fold
 from ca_hpc.nnunet.prediction import PredictionCall, predict_test_sets
-from tests.unit.nnunet.conftest import CASES, Preprocessed
+from ca_hpc.nnunet.sliding_window import outdated
+from tests.blobs import CASES, Preprocessed
 
 REPOSITORY = Path(ca_hpc.__file__).parents[1]
 IMPORT = "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
@@ -90,32 +92,38 @@ def make_prediction(make_call: Callable[..., FoldCall], tmp_path: Path) -> MakeP
             raw_folder=data.raw,
             test_sets=SETS,
             output_folder=tmp_path / "test",
-            attempt_folder=tmp_path / "attempt",
+            earlier_folders=(),
             device="cpu",
             torch_threads=1,
             tile_step=1.0,
             mirroring=False,
             probabilities=False,
         )
-        call.attempt_folder.mkdir()
         return replace(call, **changes)
 
     return make
 
 
-def predict(call: PredictionCall, *, signal_at: str | None = None) -> tuple[bool, list[bool]]:
+def predict(
+    call: PredictionCall,
+    *,
+    signal_at: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[bool, list[bool]]:
     """Whether it came to its end, and of each case that it came to whether it was there before."""
     events: list[Any] = []
 
     def emit(event: Any) -> None:
         events.append(json.loads(json.dumps(event)))
-        if event["case"] == signal_at:
+        if signal_at and event.get("case") == signal_at:
             os.kill(os.getpid(), signal.SIGUSR2)
 
-    finished = predict_test_sets(call, emit=emit)
-    assert [event["done"] for event in events] == list(range(1, len(events) + 1))
-    assert {event["total"] for event in events} == {3}
-    return finished, [event["reused"] for event in events]
+    finished = predict_test_sets(call, emit=emit, clock=clock)
+    cases = [event for event in events if event["event"] == "case"]
+    assert [event["done"] for event in cases] == list(range(1, len(cases) + 1))
+    assert {event["total"] for event in cases} == {3}
+    assert finished == (events[-1]["event"] == "case")
+    return finished, [event["reused"] for event in cases]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -207,7 +215,7 @@ def test_a_trainer_of_ones_own_predicts_with_its_own_network_as_in_its_validatio
         raw_folder=folder,
         test_sets={"test": [mask.name.removesuffix(".nii.gz") for mask in validated]},
     )
-    assert predict_test_sets(alone, emit=lambda event: None)
+    assert predict_test_sets(alone, emit=lambda event: None, clock=time.monotonic)
     assert len(validated) == 2
     for mask in validated:
         found, wanted = (
@@ -225,12 +233,23 @@ def test_interrupted_it_goes_on_after_the_last_case_and_ends_with_the_same_files
     undisturbed = replace(call, output_folder=tmp_path / "undisturbed")
     assert predict(undisturbed) == (True, [False] * 3)
     assert predict(call, signal_at="far_0") == (False, [False])
-    second = replace(call, attempt_folder=tmp_path / "attempt-2")
-    second.attempt_folder.mkdir()
+    second = replace(
+        call, output_folder=tmp_path / "attempt-2", earlier_folders=(call.output_folder,)
+    )
     assert predict(second, signal_at="far_1") == (False, [True, False])
     assert predict(second, signal_at="near_0") == (True, [True, True, False])  # nothing is left
     assert predict(second) == (True, [True] * 3)
-    assert files(call.output_folder) == files(undisturbed.output_folder)
+    assert files(second.output_folder) == files(undisturbed.output_folder)
+    assert [file.name for file in call.output_folder.rglob("*.nii.gz")] == ["far_0.nii.gz"]
+
+
+def test_a_job_that_is_about_to_end_predicts_one_case_at_least(
+    make_prediction: MakePrediction, blobs: Preprocessed
+) -> None:
+    call = replace(make_prediction(blobs), ends_at_s=30.0)
+    for reused in ([False], [True, False], [True, True, False]):
+        finished = len(reused) == 3
+        assert predict(call, clock=itertools.count(0.0, 10.0).__next__) == (finished, reused)
 
 
 def test_killed_while_it_writes_it_leaves_whole_predictions_only(
@@ -240,7 +259,7 @@ def test_killed_while_it_writes_it_leaves_whole_predictions_only(
     undisturbed = replace(call, output_folder=tmp_path / "undisturbed")
     predict(undisturbed)
     program = f"""
-import os, signal
+import os, signal, time
 from pathlib import Path, PosixPath
 from ca_hpc.nnunet import sliding_window
 from ca_hpc.nnunet.prediction import PredictionCall, predict_test_sets
@@ -251,24 +270,31 @@ def die(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
 sliding_window.export_prediction_from_logits = die
-predict_test_sets({call!r}, emit=lambda event: None)
+predict_test_sets({call!r}, emit=lambda event: None, clock=time.monotonic)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    assert list(call.attempt_folder.glob(".partial-*"))
-    assert list(call.output_folder.rglob("*.nii.gz")) == []
+    assert list(call.output_folder.rglob(".partial-*"))
+    assert list(call.output_folder.rglob("[!.]*.nii.gz")) == []
     assert predict(call) == (True, [False] * 3)
     assert files(call.output_folder) == files(undisturbed.output_folder)
-    assert files(call.attempt_folder) == {}
 
 
 def test_predictions_by_fewer_folds_or_of_another_tiling_are_made_again(
-    make_prediction: MakePrediction, blobs: Preprocessed
+    make_prediction: MakePrediction, blobs: Preprocessed, tmp_path: Path
 ) -> None:
     call = make_prediction(blobs)
-    fewer = replace(call, checkpoints={"0": call.checkpoints["0"]})
+    fewer = replace(call, checkpoints={"0": call.checkpoints["0"]}, output_folder=tmp_path / "few")
     assert predict(fewer) == (True, [False] * 3)
+    call = replace(call, earlier_folders=(fewer.output_folder,))
     assert predict(call) == (True, [False] * 3)
+    few, both = fewer.output_folder, call.output_folder
+    assert outdated(few, by=both) and not outdated(both, by=few)
+    part = tmp_path / "part"
+    shutil.copytree(both, part)
+    assert not outdated(both, by=part)
+    (part / "test" / "far_1.nii.gz").unlink()
+    assert outdated(part, by=both) and not outdated(both, by=part)
     assert predict(replace(call, mirroring=True)) == (True, [False] * 3)
     assert predict(replace(call, mirroring=True)) == (True, [True] * 3)
     assert predict(replace(call, mirroring=True, probabilities=True)) == (True, [False] * 3)

@@ -19,7 +19,7 @@ from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start, train_fold
 from ca_hpc.nnunet.planning import build_network
 from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.weights.checkpoint import read_checkpoint
-from tests.unit.nnunet.conftest import CASES, Preprocessed
+from tests.blobs import CASES, Preprocessed
 
 MakeCall = Callable[..., FoldCall]
 

@@ -46,12 +46,12 @@ def weights_in(file: Path) -> dict[str, torch.Tensor]:
 
 
 def run(call: FoldCall, *, signal_at: str | None = None) -> Told:
-    """Train; with SIGUSR2 when the file of that name has been written."""
+    """Train; with SIGUSR2 when the file of that name has been written, or that case predicted."""
     events: list[dict[str, Any]] = []
 
     def emit(event: Any) -> None:
         events.append(json.loads(json.dumps(event, allow_nan=False)))
-        if Path(event.get("file", "")).name == signal_at:
+        if signal_at and signal_at in (Path(event.get("file", "")).name, event.get("case")):
             os.kill(os.getpid(), signal.SIGUSR2)
 
     return Told(train_fold(call, emit=emit, clock=time.monotonic), events)
@@ -218,7 +218,7 @@ def test_a_validation_without_epochs_continues_where_it_was_interrupted(
     make_call: MakeCall, pretrained: Start, tmp_path: Path
 ) -> None:
     first = make_call(epochs=0, start=pretrained)
-    assert not run(first, signal_at="checkpoint_final.pth").outcome.finished
+    assert not run(first, signal_at="blob_4").outcome.finished
     second = replace(
         first,
         attempt_folder=tmp_path / "attempt-2",

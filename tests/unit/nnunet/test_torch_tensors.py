@@ -14,7 +14,7 @@ from ca_hpc.weights.checkpoint import read_checkpoint
 from tests.torch_files import network, saved
 
 if TYPE_CHECKING:
-    from tests.unit.nnunet.conftest import Preprocessed
+    from tests.blobs import Preprocessed
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_tasks_are_shown_with_their_last_result_but_for_the_report_itself(run: R
     result = Result(
         task, attempt.name, TaskState.FAILED, 1, "t0", "t1", 61.0, "node3", "killed by SIGKILL"
     )
-    run.write(f"tasks/{task}/result.json", result)
+    run.write_result(attempt, result)
     rows = {row.task: row for row in gathered(run).tasks}
     assert "report" not in rows
     assert list(rows)[:3] == ["prepare-shard0", "assemble", "preprocess"]
@@ -418,7 +418,7 @@ def test_a_run_that_failed_with_its_data_says_so_and_lists_the_problems(run: Run
     result = Result(
         "assemble", attempt.name, TaskState.FAILED, 2, "t0", "t1", 3.0, "n", cause, "repair them"
     )
-    run.write("tasks/assemble/result.json", result)
+    run.write_result(attempt, result)
     found = gathered(run)
     assert found.summary == (
         "No fold has finished, so that there is nothing to compare.",

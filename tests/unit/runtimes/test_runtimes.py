@@ -42,6 +42,7 @@ def wrapped(
     mounts: tuple[Mount, ...] = (),
     gpu: bool = False,
     environment: Mapping[str, str] = PLAIN,
+    node_python: str | None = None,
 ) -> Command:
     return wrap(
         INNER,
@@ -50,6 +51,7 @@ def wrapped(
         work_folder="/local/work",
         gpu=gpu,
         host_environment=environment,
+        node_python=node_python,
     )
 
 
@@ -101,6 +103,24 @@ def test_an_image_is_closed_to_the_host_but_for_its_mounts() -> None:
 def test_the_gpus_driver_comes_in_only_where_there_is_a_gpu() -> None:
     assert "--nv" in wrapped(gpu=True).argv
     assert "--nv" not in wrapped(gpu=False).argv
+
+
+def test_an_image_is_run_by_the_guard_which_gets_the_same_command_and_environment() -> None:
+    plain, guarded = wrapped(), wrapped(node_python="/venv/bin/python")
+    guard = ("/venv/bin/python", "-I", "-m", "ca_hpc.guard", "--image", "/images/neck.sif")
+    assert guarded.argv[: len(guard)] == guard
+    assert guarded.argv[len(guarded.argv) - len(plain.argv) - 1 :] == ("--", *plain.argv)
+    assert guarded.environment == plain.environment
+
+
+def test_what_the_guard_writes_lies_in_the_work_folder() -> None:
+    argv = wrapped(node_python="/venv/bin/python").argv
+    assert argv[argv.index("--mount-point") + 1] == "/local/work/image"
+    assert argv[argv.index("--record") + 1] == "/local/work/image-mount.txt"
+
+
+def test_without_an_image_there_is_no_guard() -> None:
+    assert wrapped(BARE, node_python="/venv/bin/python").argv == INNER.argv
 
 
 def test_a_sites_own_executable_and_arguments_are_used() -> None:

@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, TaskState, Workflow
-from ca_hpc.core.record import Result, Submission
+from ca_hpc.core.record import Pins, Result, Submission
 from ca_hpc.errors import CaHpcError
 from ca_hpc.store.run_folder import RunFolder
 
@@ -113,13 +113,16 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_way_out(tmp_path: Path
 
 def test_records_come_back_as_they_were(run: RunFolder) -> None:
     run.write("workflow.json", WORKFLOW)
-    submission = Submission("train", "neck-001.train.ab", {"train.0": "101"})
-    run.write("submissions/train.json", submission)
+    run.write("pins.json", Pins("1", "0badcafe", "2025-01-01T00:00:00+00:00", weights=None))
+    draft = Submission(0, "train", "", ("train.0",))
+    submission = run.confirm(run.new_submission(draft), [("train.0", "101")])
     result = Result("t", "0001-1-r0", TaskState.FAILED, 1, "a", "b", 1.5, "n1", "why", "hint")
-    run.write("tasks/t/result.json", result)
+    _, attempt = run.new_attempt("t", job="1", restart=0)
+    run.write_result(attempt, result)
     again = RunFolder.open(run.path)
     assert again.workflow == WORKFLOW
-    assert again.submissions() == {"train": submission}
+    assert again.submissions() == (submission,)
+    assert submission.job_name == "neck-001.train.0badcafe.0001"
     assert again.result("t") == result
     assert again.result("another") is None
     assert again.model is None

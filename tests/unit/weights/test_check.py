@@ -626,7 +626,7 @@ def call(
     """The command line in ``tmp_path/job``, with a scheduler that takes every job."""
     from ca_hpc import cli
 
-    for program in ("sbatch", "srun"):
+    for program in ("sbatch", "squeue"):
         file = tmp_path / "bin" / program
         file.parent.mkdir(exist_ok=True)
         file.write_text("#!/bin/sh\necho Submitted batch job 7\n")

@@ -1,0 +1,1 @@
+"""What the attempts of a task have left behind, and what is concluded from it."""

@@ -1,0 +1,1 @@
+"""How a run goes on after an interruption or a failure, with nobody logged in."""

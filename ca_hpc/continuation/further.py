@@ -1,0 +1,90 @@
+"""A further submission for a run that is under way, and those who must wait for it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ca_hpc.continuation.call import ElementCall
+from ca_hpc.continuation.standing import Standing, ask, standings
+from ca_hpc.core.model import Stage, TaskState
+from ca_hpc.core.record import Submission
+from ca_hpc.core.states import LIVE
+from ca_hpc.errors import SchedulerUnreachable
+from ca_hpc.executors import slurm
+from ca_hpc.executors.placing import Say, place, silent
+from ca_hpc.store.lock import held
+from ca_hpc.store.run_folder import RunFolder
+
+LOCK = "submissions.lock"
+# A job that was warned has minutes, and those who asked for it may look away
+PATIENCE_S = 60.0
+
+
+def further(run: RunFolder, draft: Submission, *, say: Say = silent) -> str:
+    """Submit ``draft``, and have the stage behind it wait for it. Returns what was done.
+
+    Raises SchedulerUnreachable; what is unknown then is found out by the next that submits.
+    """
+    with held(run.file(LOCK), waiting=lambda: say("another command submits; waiting for it")):
+        placed = submit_further(run, draft, say=say)
+        told = ", ".join(dict.fromkeys(job for _, job in placed.jobs))
+        said = f"stage {placed.stage}: {', '.join(placed.elements)} goes on as job {told}"
+        return said + _extended(run, placed)
+
+
+def submit_further(run: RunFolder, draft: Submission, *, say: Say = silent) -> Submission:
+    """Submit ``draft``. The caller holds the lock."""
+
+    def call(element: str, number: int) -> ElementCall:
+        return ElementCall(str(run.path), element, number)
+
+    return place(run, draft, call=call, patience_s=PATIENCE_S, say=say)
+
+
+def _extended(run: RunFolder, placed: Submission) -> str:
+    """Let those who wait for the stage wait for the new jobs too; says where they will not."""
+    behind = next((s for s in run.workflow.stages if s.after == placed.stage), None)
+    if behind is None:
+        return ""
+    try:
+        extend(run, behind)
+    except SchedulerUnreachable as error:
+        return f"; stage {behind.name} does not wait for it: {error.message}"
+    return ""
+
+
+def extend(run: RunFolder, stage: Stage) -> None:
+    """Have the waiting jobs of ``stage`` depend on all jobs of the stage before that are to come.
+
+    Raises SchedulerUnreachable.
+    """
+    assert stage.after is not None
+    now = standings(run, ask(run, stages=(stage.after, stage.name)))
+    waiting = [
+        job
+        for one in now.values()
+        if one.stage == stage.name
+        for job in one.jobs
+        if job in one.rows and one.rows[job].state is TaskState.PENDING
+    ]
+    if waiting:
+        slurm.extend_dependency(
+            waiting, condition=stage.condition, after=awaited(run, stage.after, now)
+        )
+
+
+def awaited(run: RunFolder, stage: str, now: Mapping[str, Standing]) -> tuple[str, ...]:
+    """The jobs of a stage that are to come: as whole arrays where all of an array is meant."""
+    open_jobs = {
+        job
+        for one in now.values()
+        if one.stage == stage and one.state is not TaskState.COMPLETED
+        for job in one.jobs
+        if one.rows.get(job) is None or one.rows[job].state in LIVE
+    }
+    found: list[str] = []
+    for submission in run.submissions():
+        jobs = [job for _, job in submission.jobs]
+        whole = open_jobs.issuperset(jobs)
+        found += [job.split("_")[0] if whole else job for job in jobs if job in open_jobs]
+    return tuple(dict.fromkeys(found))

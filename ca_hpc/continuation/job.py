@@ -1,0 +1,41 @@
+"""The job on a node that looks after an element: who it is, and who takes over from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ca_hpc.core.model import Stage
+from ca_hpc.core.record import Submission
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.worker.node import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One execution of a SLURM job of ours, seen from inside."""
+
+    run: RunFolder
+    node: Node
+    submission: Submission
+    element: str
+
+    @property
+    def id(self) -> str:
+        return self.node.job
+
+    @property
+    def stage(self) -> Stage:
+        return self.run.workflow.stage_of(self.element)[0]
+
+    @property
+    def link(self) -> int:
+        """Its index in a chain of links; 0 outside of chains."""
+        if self.submission.links == 1:
+            return 0
+        return int(self.node.environment.get("SLURM_ARRAY_TASK_ID", "0"))
+
+    @property
+    def heirs(self) -> Sequence[Submission]:
+        """Submissions that take over when this job has ended, whatever became of it."""
+        return [s for s in self.run.submissions() if s.by == self.id and s.after == (self.id,)]

@@ -1,0 +1,1 @@
+"""On the node: tasks in slots, each with an attempt of its own, watched and judged."""

@@ -1,0 +1,100 @@
+"""Copies on the node's own disk of what trainings read again and again. What is written is not
+staged: checkpoints always go to the shared storage, so that a killed job loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ca_hpc.core.model import Stage
+from ca_hpc.errors import DigestMismatch
+from ca_hpc.nnunet.training_files import needed_for_training
+from ca_hpc.store.digests import copy_hashing
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.worker.node import Node
+
+STAGED: Final = frozenset({"train"})
+ROOM: Final = 1.5  # times the size must be free: others use the disk too
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Where the copies are; None: read from the shared storage."""
+
+    preprocessed: str | None = None
+    image: str | None = None
+
+
+@contextlib.contextmanager
+def stage_in(run: RunFolder, stage: Stage, *, node: Node, wanted: bool) -> Iterator[Staged]:
+    """Copy image and preprocessed data for the tasks of one element; gone at the end.
+
+    Only where the profile names a node-local folder that exists on the node, and there is room:
+    anything else, a full disk included, is told and the shared storage is read. Raises
+    DigestMismatch for an image that is not the recorded one.
+    """
+    flow = run.workflow
+    local = node.folder(flow.node_local)
+    if not wanted or local is None or flow.staging == "never" or stage.name not in STAGED:
+        yield Staged()
+        return
+    with tempfile.TemporaryDirectory(
+        prefix="ca-hpc-staged-", dir=local, ignore_cleanup_errors=True
+    ) as folder:
+        yield Staged(_data(run, Path(folder)), _image(run, Path(folder)))
+
+
+def _data(run: RunFolder, folder: Path) -> str | None:
+    source, target = run.preprocessed, folder / "preprocessed"
+    try:
+        dataset = source / run.cases.dataset
+        needed = needed_for_training(dataset, plans=set(run.arm_plans.values()))
+        files = [file for path in needed for file in (_below(path) if path.is_dir() else [path])]
+        if not _room(folder, sum(file.stat().st_size for file in files)):
+            return None
+        for file in files:
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    except (OSError, ValueError, KeyError) as error:  # the training will say what is missing
+        _tell("the data", error)
+        return None
+    print(f"ca-hpc: {len(files)} files of {dataset.name} copied to {target}", flush=True)
+    return str(target)
+
+
+def _below(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _image(run: RunFolder, folder: Path) -> str | None:
+    pin = run.workflow.runtime.image
+    if pin is None or not _room(folder, Path(pin.path).stat().st_size):
+        return None
+    target = folder / "image.sif"
+    try:
+        found = copy_hashing(Path(pin.path), target)
+    except OSError as error:
+        _tell("the image", error)
+        return None
+    if found != pin.sha256:
+        raise DigestMismatch(
+            f"image {pin.path} is sha256:{found}, recorded is sha256:{pin.sha256}",
+            hint="put the recorded image back, or submit the job again with this one",
+        )
+    print(f"ca-hpc: {pin.path} copied to {target}", flush=True)
+    return str(target)
+
+
+def _room(folder: Path, size_bytes: int) -> bool:
+    return shutil.disk_usage(folder).free >= ROOM * size_bytes
+
+
+def _tell(what: str, error: Exception) -> None:
+    print(f"ca-hpc: {what} could not be copied to this node ({error}): read from afar", flush=True)

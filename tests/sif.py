@@ -1,0 +1,40 @@
+"""A SIF's header, field by field as in the format's documentation; its contents are zeros."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final
+
+TABLE: Final = 4096
+DESCRIPTOR_BYTES: Final = 585
+DEFINITION, PARTITION = 0x4001, 0x4004
+SQUASHFS, EXT3 = 1, 2
+DATA, PRIMARY = 3, 2
+OFFSET, SIZE = 40960, 5000  # of the system partition
+
+
+def descriptor(
+    kind: int, *, offset: int, size: int, used: bool = True, filesystem: int = 0, role: int = 0
+) -> bytes:
+    """One row of the table of parts."""
+    fields = struct.pack("<i?IIIqqq", kind, used, 1, 1, 0, offset, size, size)
+    fields += bytes(4 * 8) + b"name".ljust(128, b"\0")  # created, modified, user, group; name
+    return (fields + struct.pack("<ii3s", filesystem, role, b"02\0")).ljust(DESCRIPTOR_BYTES, b"\0")
+
+
+SYSTEM: Final = descriptor(PARTITION, offset=OFFSET, size=SIZE, filesystem=SQUASHFS, role=PRIMARY)
+
+
+def write_sif(file: Path, *descriptors: bytes) -> Path:
+    """Write a file with these parts; without any, with a system partition only."""
+    table = b"".join(descriptors or (SYSTEM,))
+    data = TABLE + len(table)
+    header = (
+        b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0" + b"01\0" + b"02\0"
+    )
+    header += bytes(16 + 2 * 8)  # id, created, modified
+    count = len(table) // DESCRIPTOR_BYTES
+    header += struct.pack("<6q", 0, count, TABLE, len(table), data, OFFSET + SIZE - data)
+    file.write_bytes((header.ljust(TABLE, b"\0") + table).ljust(OFFSET + SIZE, b"\0"))
+    return file

@@ -1,0 +1,13 @@
+"""As in the local tier, more often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.blobs import blobs_in
+from tests.trainer_kills import seed_of_this_run, survives_kills
+
+
+def test_a_trainer_survives_fifty_kills_twenty_of_them_while_it_writes(tmp_path: Path) -> None:
+    data = blobs_in(tmp_path / "nnunet")
+    survives_kills(data, tmp_path, anywhere=30, writing=20, seed=seed_of_this_run())
