@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ca_hpc.actions.submit import resume_submission
-from ca_hpc.continuation.again import place_again
+from ca_hpc.continuation.again import REDONE, place_again
 from ca_hpc.continuation.follow import Change
 from ca_hpc.continuation.further import LOCK
 from ca_hpc.continuation.standing import Standing, ask, standings
@@ -76,11 +76,15 @@ def _here(run: RunFolder, *, only: Collection[str]) -> Retried:
         )
     failed = _failed(standings(run, ask(run)), only=only)
     if failed:
-        elements = dict.fromkeys(run.workflow.element_of(task) for task in failed)
+        elements = {run.workflow.element_of(task) for task in failed}
+        begun = False
         for stage in run.workflow.stages:
-            theirs = tuple(e.id for e in stage.elements if e.id in elements)
+            names = tuple(element.id for element in stage.elements)
+            redone = begun and stage.name in REDONE
+            theirs = names if redone else tuple(name for name in names if name in elements)
             if theirs:
-                draft = Submission(0, stage.name, "", theirs, by="retry")
+                begun = True
+                draft = Submission(0, stage.name, "", theirs, again=redone, by="retry")
                 run.confirm(run.new_submission(draft), [(element, element) for element in theirs])
         local.launch(run)
     return Retried(failed, ())

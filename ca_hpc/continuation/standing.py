@@ -92,7 +92,7 @@ def ask(run: RunFolder, *, stages: Collection[str] | None = None) -> Asked:
 def standings(run: RunFolder, asked: Asked) -> dict[str, Standing]:
     """Every task by its id, in the order of the workflow. ``asked``: before anything is read."""
     submissions = run.submissions()
-    refused = next((s.refused for s in submissions if s.refused and s.by == "submit"), None)
+    refused = next((s for s in submissions if s.refused and s.by == "submit"), None)
     return {
         task.id: _standing(run, stage, element, task, asked, submissions, refused)
         for stage in run.workflow.stages
@@ -108,11 +108,15 @@ def _standing(
     task: Task,
     asked: Asked,
     submissions: Sequence[Submission],
-    refused: str | None,
+    refusal: Submission | None,
 ) -> Standing:
     on_slurm = run.workflow.executor == "slurm"
     jobs = _jobs(submissions, element, task) if on_slurm else (element.id,)
     rows = {job: asked.rows[job] for job in jobs if job in asked.rows}
+    # one refused stage took the others back, until somebody submitted them again
+    anew = [s for s in submissions if s.confirmed and s.names(element.id, task.id)][-1:]
+    over = refusal is not None and not any(s.number > refusal.number for s in anew)
+    refused = refusal.refused if refusal is not None and over else None
     row = Row(TaskState.CANCELLED) if refused else present(list(rows.values()))
     result, attempts = _current(run, submissions, element, task), run.attempts(task.id)
     newer = result is not None and (

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ca_hpc import processes
+from ca_hpc.attempts.history import decision_on, history
 from ca_hpc.core.model import Element, Stage, TaskState
 from ca_hpc.core.states import Row
 from ca_hpc.errors import CaHpcError, ExitCode
@@ -115,13 +116,17 @@ class Scheduler:
 
     def _run_stage(self, stage: Stage) -> bool:
         waiting = list(stage.elements)
+        later: dict[str, float] = {}  # elements that are tried again, and when
         running: dict[str, tuple[processes.Child, tuple[str, ...]]] = {}
         free_gpus = list(self._gpus)
         most = max(1, self._cpus // stage.resources.cpus)
         most = min(most, stage.at_once)
         if stage.resources.gpus and self._gpus:
             most = min(most, max(1, len(self._gpus) // stage.resources.gpus))
-        while running or (waiting and not self._cancelled):
+        while running or ((waiting or later) and not self._cancelled):
+            for name in [name for name, due in later.items() if time.monotonic() >= due]:
+                del later[name]
+                waiting.append(next(e for e in stage.elements if e.id == name))
             while waiting and len(running) < most and not self._cancelled:
                 element = waiting.pop(0)
                 gpus = tuple(free_gpus.pop(0) for _ in range(stage.resources.gpus) if free_gpus)
@@ -134,14 +139,28 @@ class Scheduler:
                     continue
                 free_gpus += gpus
                 del running[name]
+                if status != 0 and not self._cancelled:
+                    wait_s = self._again(stage, name)
+                    if wait_s is not None:
+                        later[name] = time.monotonic() + wait_s
+                        self._set(name, TaskState.PENDING)
+                        continue
                 failed = TaskState.CANCELLED if self._cancelled else TaskState.FAILED
                 self._set(name, TaskState.COMPLETED if status == 0 else failed)
             if self._cancelled:
                 for child, _ in running.values():
                     child.send_signal(signal.SIGTERM)
-        for element in waiting:
-            self._set(element.id, TaskState.CANCELLED)
+        for name in [*later, *(element.id for element in waiting)]:
+            self._set(name, TaskState.CANCELLED)
         return all(self._states[e.id] is TaskState.COMPLETED for e in stage.elements)
+
+    def _again(self, stage: Stage, element_id: str) -> int | None:
+        """Seconds until the element is run again, by the rules for its tasks; None: it is not."""
+        _, element = self._workflow.stage_of(element_id)
+        failed = [t.id for t in element.tasks if history(self._run, t.id)]
+        decisions = [decision_on(self._run, stage, task) for task in failed]
+        waits = [decision.wait_s for decision in decisions if decision.again]
+        return max(waits) if waits else None
 
     def _skip(self, stage: Stage) -> bool:
         for element in stage.elements:

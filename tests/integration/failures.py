@@ -200,7 +200,7 @@ FAULTS = (
         change={"resources": {"train": {"memory": "2GB"}}},
     ),
     Fault(
-        "time", "time", "time", by_trainer("stopped"), comes_back=True,
+        "time", "time", "time", by_trainer("hang"), comes_back=True,
         change={"resources": {"train": {"time": "2min"}}},
     ),
     Fault("disk full", "disk", "full|space", fill_disk, free_disk, fold=LATE),

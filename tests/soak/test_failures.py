@@ -48,5 +48,6 @@ def fail_in(scene: Scene, fault: Fault) -> None:
     )
     try:
         fail_and_mend(own, [fault], name=name)
+        print(f"{scene.cluster.traits.tracking}: {fault.name}: told as {fault.failure}", flush=True)
     finally:
         unmount(own)

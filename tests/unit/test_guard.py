@@ -113,6 +113,23 @@ def test_a_request_to_end_reaches_the_command_and_the_guard_waits(sif: Path) -> 
     assert (sif.parent / "saved").exists()
 
 
+def test_a_request_that_a_command_loses_while_it_starts_is_repeated(sif: Path) -> None:
+    # as a container's first process does before it has handlers
+    ready = sif.parent / "ready"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(ready)!r}).touch()\n"
+        "time.sleep(0.5)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(85))\n"
+        "time.sleep(600)"
+    )
+    guard = subprocess.Popen(guard_argv(sif, sys.executable, "-c", code, str(sif)))
+    until(ready.exists, what="the payload did not start")
+    guard.terminate()
+    assert guard.wait(WAIT_S) == 85
+
+
 def test_signals_that_are_not_for_it_do_not_end_the_guard(sif: Path) -> None:
     guard = start_saving(sif)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):

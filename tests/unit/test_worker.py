@@ -1,7 +1,7 @@
 """The worker: real processes in a real run folder. The tasks' Python is a script of the test.
 
-The script drops ``-I -u -X faulthandler -m MODULE`` and runs the task's first argument as a line of shell; what the
-worker adds behind it (``--attempt FOLDER …``) are that line's ``$1 $2 …``.
+The script drops ``-I -u -X faulthandler -m MODULE`` and runs the task's first argument as a line
+of shell; what the worker adds behind it (``--attempt FOLDER …``) are that line's ``$1 $2 …``.
 """
 
 from __future__ import annotations
@@ -196,7 +196,11 @@ def test_what_a_step_says_about_its_failure_is_the_cause(element: Elements) -> N
         ("exit 3", 3, "it ended with status 3 and no error"),
         ("kill -9 $$", -9, "it was killed without a word (SIGKILL)"),
         ("kill -SEGV $$", -11, "it crashed (SIGSEGV, segmentation fault)"),
-        ("exit 137", 137, "it was killed without a word (SIGKILL)"),  # as a container's runtime passes it on
+        (
+            "exit 137",
+            137,
+            "it was killed without a word (SIGKILL)",
+        ),  # as a container's runtime passes it on
         ('echo "{" > "$2/error.json"; exit 1', 1, "it ended with status 1 and no error"),
         ("exit 255", 255, "it ended with status 255 and no error"),
     ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +41,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "exit": lambda: os._exit(7),
     "segfault": lambda: ctypes.string_at(0),
     "memory": use_memory,
-    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "hang": lambda: time.sleep(3600),
 }
 LASTING = {"memory"}
 

@@ -626,10 +626,13 @@ def call(
     """The command line in ``tmp_path/job``, with a scheduler that takes every job."""
     from ca_hpc import cli
 
-    for program in ("sbatch", "squeue"):
+    (tmp_path / "bin").mkdir()
+    last = tmp_path / "last-job"
+    last.write_text("6\n")
+    count = f"read n <{last}; echo $((n + 1)) >{last}; echo Submitted batch job $((n + 1))"
+    for program, line in {"sbatch": count, "squeue": ":"}.items():
         file = tmp_path / "bin" / program
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("#!/bin/sh\necho Submitted batch job 7\n")
+        file.write_text(f"#!/bin/sh\n{line}\n")
         file.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
