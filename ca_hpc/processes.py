@@ -118,9 +118,9 @@ def start(
 
     def prepare() -> None:
         # between fork and exec, perhaps of a process with threads: nothing here takes a lock
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number in ignoring:
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what came meanwhile comes now
         if end_with_us is not None:
             end_with_parent(end_with_us, parent=us)
 

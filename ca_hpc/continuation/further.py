@@ -74,17 +74,21 @@ def extend(run: RunFolder, stage: Stage) -> None:
 
 
 def awaited(run: RunFolder, stage: str, now: Mapping[str, Standing]) -> tuple[str, ...]:
-    """The jobs of a stage that are to come: as whole arrays where all of an array is meant."""
-    open_jobs = {
+    """The jobs of a stage that are to come: as whole arrays where all of an array is meant.
+
+    A job that the scheduler does not know counts if it is an element's newest: it may be new.
+    """
+    newest = {job for jobs in run.current_jobs().values() for job in jobs}
+    to_come = {
         job
         for one in now.values()
         if one.stage == stage and one.state is not TaskState.COMPLETED
         for job in one.jobs
-        if one.rows.get(job) is None or one.rows[job].state in LIVE
+        if (one.rows[job].state in LIVE if job in one.rows else job in newest)
     }
     found: list[str] = []
     for submission in run.submissions():
         jobs = [job for _, job in submission.jobs]
-        whole = open_jobs.issuperset(jobs)
-        found += [job.split("_")[0] if whole else job for job in jobs if job in open_jobs]
+        whole = to_come.issuperset(jobs)
+        found += [job.split("_")[0] if whole else job for job in jobs if job in to_come]
     return tuple(dict.fromkeys(found))

@@ -36,7 +36,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One task now. ``jobs``: its latest, oldest first. ``verdict``: why it did not complete."""
+    """One task now. ``jobs``: its latest, oldest first, and of them ``job`` counts, with ``row``.
+
+    ``verdict``: why it did not complete.
+    """
 
     task: str
     stage: str
@@ -46,19 +49,9 @@ class Standing:
     attempts: int
     jobs: tuple[str, ...] = ()
     rows: Mapping[str, Row] = field(default_factory=dict)
+    job: str | None = None
+    row: Row | None = None
     verdict: Verdict | None = None
-
-    @property
-    def row(self) -> Row | None:
-        """Of its jobs' rows the one that counts now."""
-        return present([self.rows[job] for job in self.jobs if job in self.rows])
-
-    @property
-    def job(self) -> str | None:
-        """The id of the job that counts now."""
-        row = self.row
-        known = [job for job in self.jobs if self.rows.get(job) is row and row is not None]
-        return next(iter(known or self.jobs[-1:]), None)
 
     @property
     def live(self) -> bool:
@@ -92,9 +85,8 @@ def ask(run: RunFolder, *, stages: Collection[str] | None = None) -> Asked:
 def standings(run: RunFolder, asked: Asked) -> dict[str, Standing]:
     """Every task by its id, in the order of the workflow. ``asked``: before anything is read."""
     submissions = run.submissions()
-    refused = next((s for s in submissions if s.refused and s.by == "submit"), None)
     return {
-        task.id: _standing(run, stage, element, task, asked, submissions, refused)
+        task.id: _standing(run, stage, element, task, asked=asked, submissions=submissions)
         for stage in run.workflow.stages
         for element in stage.elements
         for task in element.tasks
@@ -106,50 +98,78 @@ def _standing(
     stage: Stage,
     element: Element,
     task: Task,
+    *,
     asked: Asked,
     submissions: Sequence[Submission],
-    refusal: Submission | None,
 ) -> Standing:
-    on_slurm = run.workflow.executor == "slurm"
-    jobs = _jobs(submissions, element, task) if on_slurm else (element.id,)
+    local_run = run.workflow.executor == "local"
+    jobs = (element.id,) if local_run else _jobs(submissions, element, task)
     rows = {job: asked.rows[job] for job in jobs if job in asked.rows}
-    # one refused stage took the others back, until somebody submitted them again
-    anew = [s for s in submissions if s.confirmed and s.names(element.id, task.id)][-1:]
-    over = refusal is not None and not any(s.number > refusal.number for s in anew)
-    refused = refusal.refused if refusal is not None and over else None
-    row = Row(TaskState.CANCELLED) if refused else present(list(rows.values()))
     result, attempts = _current(run, submissions, element, task), run.attempts(task.id)
-    newer = result is not None and (
-        attempts[-1].name > result.attempt
-        or (row is not None and on_slurm and not _of_job(result, jobs, rows, row))
-    )
+    later = () if result is None else _later(result, jobs, rows)
+    counting = later or jobs
+    row = present([rows[job] for job in counting if job in rows])
+    refused = _refused(submissions, element, task)
+    newer = result is not None and (bool(later) or attempts[-1].name > result.attempt)
     state = derive_state(
         result,
-        row,
+        Row(TaskState.CANCELLED) if refused else row,
         submitted=bool(jobs),
         newer=newer,
         behind=not attempts and len(element.tasks) > 1,
         packed=element.slots > 1,
     )
     verdict = None
-    if state not in LIVE and state is not TaskState.COMPLETED:
-        if result is not None and not newer:
-            verdict = Verdict(
-                Failure(result.failure or Failure.UNKNOWN),
-                result.cause or "",
-                result.hint,
-                result.lines,
-            )
-        elif refused is not None:
-            verdict = Verdict(Failure.CANCELLED, refused)
-        elif attempts:
-            verdict = dead(run, attempts[-1], row=row)
-        else:
-            lines = [line for job in jobs[-1:] for log in run.job_logs(job) for line in tail(log)]
-            verdict = diagnose(Evidence(exit_status=None, lines=tuple(lines), row=row))
+    if refused:
+        verdict = Verdict(Failure.CANCELLED, refused)
+    elif state not in LIVE and state is not TaskState.COMPLETED:
+        verdict = _verdict(run, task, None if newer else result, row, job=counting[-1:])
     return Standing(
-        task.id, stage.name, element.id, state, result, len(attempts), jobs, rows, verdict
+        task=task.id,
+        stage=stage.name,
+        element=element.id,
+        state=state,
+        result=result,
+        attempts=len(attempts),
+        jobs=jobs,
+        rows=rows,
+        job=next((job for job in counting if rows.get(job) is row), (*counting[-1:], None)[0]),
+        row=row,
+        verdict=verdict,
     )
+
+
+def _later(result: Result, jobs: Sequence[str], rows: Mapping[str, Row]) -> tuple[str, ...]:
+    """Jobs that have taken over from the one that left the result; not those dropped since."""
+    own = next((i for i, job in enumerate(jobs) if f"-{job}-" in result.attempt), None)
+    behind = () if own is None else jobs[own + 1 :]
+    dropped = {job for job in behind if job in rows and rows[job].state is TaskState.CANCELLED}
+    return tuple(job for job in behind if job not in dropped)
+
+
+def _refused(submissions: Sequence[Submission], element: Element, task: Task) -> str | None:
+    """Why SLURM would not take the run: one refused stage takes the others back.
+
+    Until somebody submits them again.
+    """
+    refusal = next((s for s in submissions if s.refused and s.by == "submit"), None)
+    if refusal is None:
+        return None
+    again = [s for s in submissions if s.number > refusal.number and s.confirmed]
+    return None if any(s.names(element.id, task.id) for s in again) else refusal.refused
+
+
+def _verdict(
+    run: RunFolder, task: Task, result: Result | None, row: Row | None, *, job: Sequence[str]
+) -> Verdict:
+    """Why a task ended: as its result says; without one by logs and the scheduler's word."""
+    if result is not None:
+        failure = Failure(result.failure or Failure.UNKNOWN)
+        return Verdict(failure, result.cause or "", result.hint, result.lines)
+    if attempts := run.attempts(task.id):
+        return dead(run, attempts[-1], row=row)
+    logs = [log for one in job for log in run.job_logs(one)]
+    return diagnose(Evidence(row=row, lines=tuple(line for log in logs for line in tail(log))))
 
 
 def _jobs(submissions: Sequence[Submission], element: Element, task: Task) -> tuple[str, ...]:
@@ -168,11 +188,6 @@ def _current(
     again = [s.number for s in submissions if s.again and s.names(element.id, task.id)]
     own = run.attempt_record(run.attempt(task.id, result.attempt))
     return None if again and own is not None and own.submission < again[-1] else result
-
-
-def _of_job(result: Result, jobs: Sequence[str], rows: Mapping[str, Row], row: Row) -> bool:
-    """Whether the row that counts is of the job that left the result."""
-    return any(rows.get(job) is row and f"-{job}-" in result.attempt for job in jobs)
 
 
 def _completed(result: Result | None) -> bool:

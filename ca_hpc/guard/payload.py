@@ -27,8 +27,8 @@ HELD: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-# Seen once in 120 starts: a signal that comes while the container is set up is lost. Its first
-# process has no handlers yet, and to one with number 1 the kernel gives no others (pid_namespaces(7)).
+# A signal that comes while a container is set up can be lost (once in 120 such signals): its first
+# process has no handlers yet, and the kernel gives it no other signal (pid_namespaces(7)).
 STARTS_S: Final = 10.0
 AGAIN_S: Final = 1.0
 

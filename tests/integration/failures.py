@@ -48,6 +48,14 @@ class Trial:
         self.scene.site.own(folder.parent, folder)
         return folder
 
+    def in_training(self) -> None:
+        """Wait until the others have finished, and the victim trains, slowly."""
+        self.task_folder()
+        self.victim.slow(on=True)
+        self.others_have(finished)
+        until(lambda: any(one.iterations for one in self.victim.attempts()), seconds=120)
+        self.victim.slow(on=False)
+
     def others_have(self, what: Callable[[Victim], bool], *, seconds: float = 300) -> None:
         """Wait until it is true of the two folds that start first."""
         firsts = [Victim(self.scene, self.run, task_of(fold)) for fold in range(AT_ONCE)]
@@ -63,7 +71,8 @@ def started(victim: Victim) -> bool:
 
 
 def finished(victim: Victim) -> bool:
-    return any((victim.run / "results").glob(f"*/*/*/fold_{victim.task[-1]}"))
+    results = (victim.run / "tasks" / victim.task / "attempts").glob("*/result.json")
+    return any('"COMPLETED"' in result.read_text() for result in results)
 
 
 def nothing(trial: Trial) -> None:
@@ -107,14 +116,11 @@ def output(scene: Scene) -> Path:
 
 
 def fill_disk(trial: Trial) -> None:
-    trial.task_folder()
-    trial.victim.slow(on=True)
-    trial.others_have(finished)
+    trial.in_training()
     filler = output(trial.scene) / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as stream:
         while True:
             stream.write(bytes(1 << 12))
-    trial.victim.slow(on=False)
 
 
 def free_disk(trial: Trial) -> None:
@@ -127,11 +133,8 @@ def results(trial: Trial) -> Path:
 
 
 def lock_results(trial: Trial) -> None:
-    trial.task_folder()
-    trial.victim.slow(on=True)
-    trial.others_have(finished)
+    trial.in_training()
     results(trial).chmod(0o555)
-    trial.victim.slow(on=False)
 
 
 def unlock_results(trial: Trial) -> None:
