@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from ca_hpc.core.states import Row
 from ca_hpc.store.progress import reached, read_events
 from ca_hpc.store.run_folder import RunFolder
 
+FULL_BYTES: Final = 1 << 20
 PEOPLE: Final = frozenset({"submit", "retry"})  # who may order; all others are jobs
 
 
@@ -75,7 +77,19 @@ def dead(run: RunFolder, folder: Path, *, row: Row | None = None) -> Verdict:
     """
     if row is None and _started_anew(run, folder):
         row = Row(TaskState.NODE_FAIL)
-    return diagnose(Evidence(row=row, told=told_by(folder), lines=last_words(run, folder)))
+    verdict = diagnose(Evidence(row=row, told=told_by(folder), lines=last_words(run, folder)))
+    return or_full_disk(verdict, run)
+
+
+def or_full_disk(verdict: Verdict, run: RunFolder) -> Verdict:
+    """A full disk where nobody knows better: nothing could be written down there, nor in a log."""
+    if verdict.failure is not Failure.UNKNOWN or shutil.disk_usage(run.path).free >= FULL_BYTES:
+        return verdict
+    return Verdict(
+        Failure.DISK,
+        f"the disk of {run.path} is full, so that it could not even write down how it ended",
+        "make room, or choose another folder: then ca-hpc retry RUN",
+    )
 
 
 def _started_anew(run: RunFolder, folder: Path) -> bool:

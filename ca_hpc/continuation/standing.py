@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ca_hpc.attempts.evidence import tail
-from ca_hpc.attempts.history import dead
+from ca_hpc.attempts.history import dead, or_full_disk
 from ca_hpc.core.failures import Evidence, Verdict, diagnose
 from ca_hpc.core.model import Element, Stage, Task, TaskState
 from ca_hpc.core.record import Result, Submission
@@ -169,7 +169,8 @@ def _verdict(
     if attempts := run.attempts(task.id):
         return dead(run, attempts[-1], row=row)
     logs = [log for one in job for log in run.job_logs(one)]
-    return diagnose(Evidence(row=row, lines=tuple(line for log in logs for line in tail(log))))
+    lines = tuple(line for log in logs for line in tail(log))
+    return or_full_disk(diagnose(Evidence(row=row, lines=lines)), run)
 
 
 def _jobs(submissions: Sequence[Submission], element: Element, task: Task) -> tuple[str, ...]:

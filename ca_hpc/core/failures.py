@@ -33,6 +33,8 @@ _SIGNALS: Final = {
     9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM",
     15: "SIGTERM", 24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
 }  # fmt: skip
+# what Apptainer may exit with that a signal meets while it sets up a container
+_STARTING: Final = (2, 255)
 _KILL: Final = 9
 _TERM: Final = 15
 # Signals that say by themselves what went wrong.
@@ -159,6 +161,8 @@ def _ended_from_outside(e: Evidence) -> Verdict | None:
         return Verdict(F.PREEMPTED, "stopped by a signal; nothing new was saved")
     if e.signal == _KILL and e.asked_to_stop:
         return Verdict(F.PREEMPTED, "stopped by a signal, and killed before it had saved")
+    if e.asked_to_stop and e.told is None and e.exit_status in _STARTING:
+        return Verdict(F.PREEMPTED, "stopped by a signal while it started; nothing new was saved")
     return None
 
 

@@ -295,7 +295,11 @@ class Execution:
                 ),
             )
             child = processes.start(
-                command.argv, env=command.environment, log=attempt / "log.txt", own_session=True
+                command.argv,
+                env=command.environment,
+                log=attempt / "log.txt",
+                own_session=True,
+                end_with_us=STOP_SIGNAL,
             )
             self._running[task.id] = (child, attempt)
             if self._stopping.is_set():  # it came before there was a child to tell
@@ -316,11 +320,10 @@ class Execution:
         match self.stop_reason:
             case Stop.BUDGET:
                 return self._over_budget() or interrupted(Failure.BUDGET)
-            case Stop.ENDING:
-                return interrupted(Failure.PREEMPTED)
             case Stop.SUPERSEDED:
                 return interrupted(Failure.NODE)
-            case Stop.WARNED | None:  # None: by itself, or by a signal that came to it alone
+            # None: by itself, or by a signal that came to it alone
+            case Stop.WARNED | Stop.ENDING | None:
                 near = ends_at_s is not None and ends_at_s - self._now_s() < NEAR_S
                 return interrupted(Failure.TIME if near else Failure.PREEMPTED)
 

@@ -38,6 +38,8 @@ if name == "sbatch" and not answers:
 if name == "sbatch" and job:
     queued.append([str(job), re.search(r"--job-name=(\\S+)", text)[1]])
     queue.write_text(json.dumps(queued))
+if "forget" in answer:
+    queue.write_text(json.dumps([q for q in queued if q[0] not in answer["forget"]]))
 if name == "squeue" and not answers and "--name" in sys.argv:
     asked = sys.argv[sys.argv.index("--name") + 1]
     answer = {{"stdout": "".join(f"{{j}}_0|PENDING||None\\n" for j, n in queued if n == asked)}}
@@ -66,7 +68,8 @@ class FakeSlurm:
         """Per program its answers in order; the last one goes on.
 
         Without any, ``sbatch`` gives the next id, and ``squeue --name`` knows what was submitted.
-        ``queued``: a job all the same; ``kill``: the caller, with -9; ``hang``: seconds.
+        ``queued``: a job all the same; ``kill``: the caller, with -9; ``hang``: seconds;
+        ``forget``: jobs that are lost.
         """
         (self.folder / "answers.json").write_text(json.dumps(dict(answers)))
 

@@ -164,6 +164,16 @@ def test_numbers_that_go_back_are_noticed(slurm: FakeSlurm, again: Callable[[], 
     assert len(run.submissions()) == 5
 
 
+def test_a_job_that_is_to_wait_for_itself_shows_that_the_one_before_is_lost(
+    slurm: FakeSlurm, again: Callable[[], RunFolder]
+) -> None:
+    """The controller has lost 101 and gives the number to the second stage, which waits for 101."""
+    itself = "sbatch: error: Batch job submission failed: Job dependency problem\n"
+    refusal = {"status": 1, "stderr": itself, "forget": ["101"]}
+    slurm.answer({"sbatch": [*job_ids(101), refusal, *job_ids(101, 102, 103, 104, 105)]})
+    assert_one_each(slurm, again())
+
+
 def test_a_second_array_of_the_name_is_cancelled(
     slurm: FakeSlurm, again: Callable[[], RunFolder]
 ) -> None:

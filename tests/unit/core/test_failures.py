@@ -552,3 +552,9 @@ def test_whatever_is_left_there_is_one_verdict_with_a_rule_for_it(evidence: Evid
     assert set(verdict.lines) <= {line[:MOST_CHARACTERS] for line in evidence.lines}
     ours = evidence.told is not None and evidence.told.ours
     assert ours or "\n" not in verdict.cause
+
+
+@pytest.mark.parametrize("status", [2, 255])
+def test_a_container_that_was_stopped_while_it_started_has_not_failed(status: int) -> None:
+    assert diagnose(Evidence(status, asked_to_stop=True)).failure is Failure.PREEMPTED
+    assert diagnose(Evidence(status)).failure is not Failure.PREEMPTED
