@@ -161,6 +161,10 @@ def _ended_from_outside(e: Evidence) -> Verdict | None:
         return Verdict(F.PREEMPTED, "stopped by a signal; nothing new was saved")
     if e.signal == _KILL and e.asked_to_stop:
         return Verdict(F.PREEMPTED, "stopped by a signal, and killed before it had saved")
+    return None
+
+
+def _stopped_at_its_start(e: Evidence) -> Verdict | None:
     if e.asked_to_stop and e.told is None and e.exit_status in _STARTING:
         return Verdict(F.PREEMPTED, "stopped by a signal while it started; nothing new was saved")
     return None
@@ -261,6 +265,7 @@ def _exception(message: str, lines: Sequence[str]) -> Verdict:
 _RULES: Final[tuple[Rule, ...]] = (
     _waits_for_nothing,
     _ended_from_outside,
+    _stopped_at_its_start,
     _told,
     _shown,
     _signalled,
