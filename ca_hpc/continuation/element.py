@@ -53,7 +53,11 @@ def _run_element(job: Job) -> str:
         if execution.stop_reason is Stop.ENDING:
             # SLURM's doing: it queues the job again or it does not; there is no time for more
             raise TaskFailed(missing)
-        plan = follow(job, outcomes)
+        # a warning may come before a task has begun
+        reached = {outcome.task for outcome in outcomes}
+        unbegun = [task for task in execution.wanted(element_id) if task not in reached]
+        stopped = execution.stop_reason is Stop.WARNED
+        plan = follow(job, outcomes, unbegun=unbegun if stopped else ())
         if not plan.as_it_is:
             drop_heirs(job)
         said = [further(run, draft) for draft in plan.changed]

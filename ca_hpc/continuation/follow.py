@@ -39,13 +39,14 @@ class Follow:
     lost: Mapping[str, str]
 
 
-def follow(job: Job, outcomes: Sequence[Outcome]) -> Follow:
+def follow(job: Job, outcomes: Sequence[Outcome], *, unbegun: Sequence[str] = ()) -> Follow:
     """See ``Follow``. What a newer attempt of another job has taken over is nobody's business here.
 
-    With one slot tasks run in order: those not reached come with the one that ended the element.
+    ``unbegun``: tasks that a warning has kept from beginning. With one slot tasks run in order:
+    those not reached otherwise come with the one that ended the element.
     """
     run, stage = job.run, job.stage
-    as_it_is: list[str] = []
+    as_it_is: list[str] = list(unbegun)
     changed: dict[Change, list[str]] = {}
     lost: dict[str, str] = {}
     for outcome in outcomes:

@@ -391,3 +391,8 @@ def test_a_task_that_is_queued_again_is_not_shown_as_it_was(
     now = {task.task: task for task in status(run).tasks}
     assert (now[TRAININGS[1]].state, now[TRAININGS[1]].job) == (TaskState.RUNNING, "201")
     assert now[TRAININGS[1]].failure is None
+
+
+def test_a_warning_before_the_first_attempt_loses_nobody(run: RunFolder) -> None:
+    found = follow(seen_by(run, "train.1"), [], unbegun=[TRAININGS[1]])
+    assert (found.as_it_is, found.changed, found.lost) == ((TRAININGS[1],), (), {})
