@@ -17,7 +17,7 @@ import yaml
 from ca_hpc.attempts.history import history
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.shipped import shipped
-from tests.integration.interruptions import Victim
+from tests.integration.interruptions import SLOW_S, Victim
 from tests.integration.jobs import until, why
 from tests.integration.watched import Scene
 from tests.lab import controls, leftovers, queue
@@ -51,10 +51,10 @@ class Trial:
     def in_training(self) -> None:
         """Wait until the others have finished, and the victim trains, slowly."""
         self.task_folder()
-        self.victim.slow(on=True)
+        self.victim.pace(SLOW_S)
         self.others_have(finished)
         until(lambda: any(one.iterations for one in self.victim.attempts()), seconds=120)
-        self.victim.slow(on=False)
+        self.victim.pace(None)
 
     def others_have(self, what: Callable[[Victim], bool], *, seconds: float = 300) -> None:
         """Wait until it is true of the two folds that start first."""

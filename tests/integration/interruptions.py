@@ -6,10 +6,11 @@ import itertools
 import random
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from tests.integration.watched import (
     weights,
 )
 from tests.lab import controls, leftovers, queue
-from tests.lab.machine import must
+from tests.lab.machine import LabError, must
 
 Phase = Literal["before the first checkpoint", "mid-epoch", "in validation"]
 PHASES: tuple[Phase, ...] = ("before the first checkpoint", "mid-epoch", "in validation")
@@ -65,11 +66,14 @@ class Victim:
     def root(self, *argv: str) -> None:
         must(argv, env=self.scene.cluster.env, timeout=30)
 
-    def slow(self, *, on: bool) -> None:
-        pace = self.run / "tasks" / self.task / "pace"
-        pace.unlink(missing_ok=True)
-        if on:
-            pace.write_text(str(SLOW_S))
+    def pace(self, told: float | Literal["hold"] | None) -> None:
+        """Seconds per iteration; ``hold``: go no further for now; None: as usual."""
+        file = self.run / "tasks" / self.task / "pace"
+        if told is None:
+            return file.unlink(missing_ok=True)
+        draft = file.with_name("pace.draft")
+        draft.write_text(str(told))
+        draft.replace(file)
 
 
 def time_limit(victim: Victim) -> None:
@@ -115,11 +119,14 @@ def scancel(victim: Victim) -> None:
     assert done.returncode == 0, done.stderr
 
 
-PREEMPTING = threading.Lock()  # the setting is the cluster's
+# The setting is the cluster's: one at a time on each.
+PREEMPTING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
 
 def preempted(victim: Victim, *, warned: bool) -> None:
-    with PREEMPTING:
+    victim.pace("hold")
+    with PREEMPTING[victim.scene.cluster.root]:
+        victim.pace(None if warned else SLOW_S)
         controls.set_preempt_signal(victim.scene.cluster, on=warned)
         job = victim.job()
         important = queue.preempt(victim.scene.cluster, job.node)
@@ -152,7 +159,7 @@ KINDS = (
     Kind("time limit", time_limit, slow=True),
     Kind("scancel --signal=USR2 --batch", signal_batch),
     Kind("preemption, warned", preempted_with_warning),
-    Kind("preemption, not warned", preempted_without_warning, slow=True),
+    Kind("preemption, not warned", preempted_without_warning),
     Kind("scontrol requeue", requeue),
     Kind("scancel", scancel),
     Kind("scancel --signal=USR2 --full", signal_full),
@@ -177,14 +184,6 @@ def plan(kinds: Sequence[Kind], *, rng: random.Random, trainings: int) -> list[l
     return [[Interruption(next(endless), phase) for phase in PHASES] for _ in range(trainings)]
 
 
-@dataclass
-class Course:
-    """What happened to one training."""
-
-    task: str
-    told: list[str] = field(default_factory=list)
-
-
 def interrupted_run(
     scene: Scene, plans: Sequence[Sequence[Interruption]], *, name: str, rng: random.Random
 ) -> list[str]:
@@ -199,7 +198,11 @@ def interrupted_run(
     victims = [Victim(scene, run, f"train-finetune-fold{fold}") for fold in range(len(plans))]
     seeds = [rng.random() for _ in victims]
     with ThreadPoolExecutor(len(victims)) as threads:
-        courses = list(threads.map(interrupt_all, victims, plans, seeds))
+        courses = [
+            threads.submit(interrupt_all, *each) for each in zip(victims, plans, seeds, strict=True)
+        ]
+    broken = [str(course.exception()) for course in courses if course.exception()]
+    assert not broken, "\n".join(broken)
     status = site.follow(run)
     assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(run, status)
     pretrained = sha256_file(weights(site))
@@ -208,7 +211,7 @@ def interrupted_run(
         wrong = complaints(lived, pretrained=pretrained, epochs=EPOCHS, per_epoch=ITERATIONS)
         assert not wrong, f"{run} {victim.task}: {wrong}"
     assert not queue.queued(scene.cluster, name=run.name)
-    return list(itertools.chain.from_iterable(courses))
+    return [line for course in courses for line in course.result()]
 
 
 @contextmanager
@@ -226,8 +229,11 @@ def interrupt_all(victim: Victim, planned: Sequence[Interruption], seed: float) 
     rng = random.Random(seed)
     told = []
     for each in planned:
-        told.append(f"{victim.scene.cluster.traits.tracking}, {victim.task}: {each}: ")
-        told[-1] += interrupt(victim, each, rng=rng)
+        where = f"{victim.scene.cluster.traits.tracking}, {victim.task}: {each}"
+        try:
+            told.append(f"{where}: {interrupt(victim, each, rng=rng)}")
+        except (AssertionError, LabError) as error:
+            raise AssertionError(f"{where}: {error}") from error
         print(told[-1], flush=True)
     return told
 
@@ -237,12 +243,12 @@ def interrupt(victim: Victim, planned: Interruption, *, rng: random.Random) -> s
     MOMENTS[planned.phase](victim, rng)
     count = len(victim.attempts())
     if planned.kind.slow:
-        victim.slow(on=True)
+        victim.pace(SLOW_S)
     planned.kind.act(victim)
     if not planned.kind.stops:
         return "went on"
     until(lambda: len(victim.attempts()) > count or _over(victim), seconds=NEXT_ATTEMPT_S)
-    victim.slow(on=False)
+    victim.pace(None)
     now = victim.status()
     assert now["state"] in FINE, f"{planned}: {now}"
     lived = victim.attempts()

@@ -99,10 +99,10 @@ class Site:
 
 
 def until(true: Callable[[], bool], *, seconds: float) -> None:
-    """Look again and again; AssertionError if it takes longer."""
+    """Look again and again; AssertionError with the place of ``true`` if it takes longer."""
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s"
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {true}"
         time.sleep(0.3)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from ca_hpc.attempts.history import gpu_hours
 from ca_hpc.core.model import (
     INTERRUPTED_STATUS,
     Element,
@@ -32,7 +33,7 @@ from ca_hpc.core.model import (
     TaskState,
     Workflow,
 )
-from ca_hpc.core.record import Result
+from ca_hpc.core.record import Attempt, Result
 from ca_hpc.errors import TaskFailed
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.worker.execution import Execution, Stop, lost
@@ -103,6 +104,7 @@ def element(tmp_path: Path) -> Elements:
         environment: dict[str, str] | None = None,
         runtime: Runtime | None = None,
         node_local: str | None = None,
+        max_gpu_hours: float | None = None,
         **lines: str,
     ) -> Place:
         run = RunFolder.create(tmp_path / "runs", "neck")
@@ -126,6 +128,7 @@ def element(tmp_path: Path) -> Elements:
                 mounts=(),
                 threads=None,
                 stages=(stage,),
+                max_gpu_hours=max_gpu_hours,
             ),
         )
         given = {"PATH": os.environ["PATH"]} | (environment or {})
@@ -481,3 +484,81 @@ def test_a_worker_process_passes_its_signal_on_and_ends_when_the_step_has_saved(
     assert b"1 of 1 tasks did not complete: a" in told
     assert (ready.parent / "saved").exists()
     assert place.result("a").state is TaskState.PREEMPTED
+
+
+# --- what the run may use, and copies of a task --------------------------------------------------
+
+
+def spend(place: Place, task: str, *, hours: float, gpus: float) -> None:
+    """An attempt of a task that took its time and was interrupted."""
+    number, attempt = place.run.new_attempt(task, job="1", restart=0)
+    place.run.write_attempt(
+        attempt,
+        Attempt(number, "1", 0, "n", 7, "2025-01-01T00:00:00+00:00", (), gpus=gpus),
+    )
+    state, spent = TaskState.PREEMPTED, hours * 3600
+    told = Result(task, attempt.name, state, 85, "", "", spent, "n", "", None, "preempted")
+    place.run.write_result(attempt, told)
+
+
+def test_a_task_does_not_begin_when_the_run_has_used_its_gpu_hours(element: Elements) -> None:
+    place = element(a="exit 0", gpus=2, max_gpu_hours=10)
+    spend(place, "a", hours=5, gpus=2)
+    with pytest.raises(TaskFailed):
+        ran(place.execution())
+    result = place.result("a")
+    assert (result.failure, result.state) == ("budget", TaskState.FAILED)
+    assert "10.0 of 10" in str(result.cause)
+
+
+def test_the_hours_of_a_killed_attempt_count_to_its_last_sign(element: Elements) -> None:
+    place = element(a="exit 0", gpus=1, max_gpu_hours=1)
+    number, attempt = place.run.new_attempt("a", job="1", restart=0)
+    began = datetime.now(timezone.utc) - timedelta(hours=2)
+    place.run.write_attempt(attempt, Attempt(number, "1", 0, "n", 7, began.isoformat(), (), gpus=1))
+    (attempt / "log.txt").touch()
+    two_thirds = (began + timedelta(minutes=40)).timestamp()
+    for file in attempt.iterdir():
+        os.utime(file, (two_thirds, two_thirds))
+    assert ran(place.execution()) == {"a": "COMPLETED"}
+    now = datetime.now(timezone.utc)
+    assert gpu_hours(place.run, now=now) == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_a_copy_on_a_node_that_was_given_up_notices_and_ends(
+    element: Elements,
+    background: Callable[[Callable[[], object]], threading.Thread],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ca_hpc.worker.execution.LOOK_EVERY_S", 0.1)
+    place = element(a=SAVES)
+    execution = place.execution()
+    running = background(failing(execution))
+    place.newest("a", "ready")
+    place.run.new_attempt("a", job="1", restart=1)
+    running.join(timeout=WAIT_S)
+    assert execution.stop_reason is Stop.SUPERSEDED
+    assert place.result("a").failure == "node"
+
+
+def test_an_old_copy_that_ends_late_takes_nothing_back(element: Elements) -> None:
+    place = element(a="exit 0")
+    spend(place, "a", hours=1, gpus=0)
+    old = place.run.attempts("a")[0]
+    assert ran(place.execution()) == {"a": "COMPLETED"}
+    late = replace(place.result("a"), attempt=old.name, state=TaskState.FAILED, failure="crash")
+    place.run.write_result(old, late)
+    assert place.result("a").state is TaskState.COMPLETED
+
+
+def test_what_failed_for_good_is_not_run_again_when_the_job_is_queued_again(
+    element: Elements,
+) -> None:
+    told = '{"message": "no", "kind": "ValueError"}'
+    place = element(slots=2, a=f"echo '{told}' > \"$2/error.json\"; exit 1", b="exit 0")
+    with pytest.raises(TaskFailed):
+        ran(place.execution())
+    assert place.result("a").failure == "code"
+    with pytest.raises(TaskFailed):
+        ran(place.execution())
+    assert len(place.run.attempts("a")) == 1

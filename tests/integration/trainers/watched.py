@@ -16,7 +16,8 @@ from typing import Any
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 # Per iteration, and per forward pass of a validation: interruptions can aim, and several
-# trainings share two cores. A file "pace" in the task's folder holds another one.
+# trainings share two cores. A file "pace" in the task's folder holds another number, or "hold":
+# then it goes on when it is told otherwise.
 SECONDS = 0.3
 SECONDS_PER_PASS = 0.8
 
@@ -59,7 +60,7 @@ class nnUNetTrainerWatched(nnUNetTrainer):
         self._steps += 1
         if self._steps == FAULTY_ITERATION:
             self._go_wrong()
-        time.sleep(self._pace(SECONDS))
+        self._take_time(SECONDS)
         outcome = super().train_step(batch)
         line = json.dumps({"epoch": self.current_epoch, "time": time.time()}) + "\n"
         target = self._attempt() / "iterations.jsonl"
@@ -79,13 +80,18 @@ class nnUNetTrainerWatched(nnUNetTrainer):
 
     def _validating(self, network: Any, inputs: Any) -> None:
         if not network.training:
-            time.sleep(self._pace(SECONDS_PER_PASS))
+            self._take_time(SECONDS_PER_PASS)
 
-    def _pace(self, usual: float) -> float:
+    def _take_time(self, usual: float) -> None:
+        while self._told() == "hold":
+            time.sleep(0.1)
+        time.sleep(float(self._told() or usual))
+
+    def _told(self) -> str:
         try:
-            return float((self._attempt().parents[1] / "pace").read_text())
-        except (OSError, ValueError):
-            return usual
+            return (self._attempt().parents[1] / "pace").read_text()
+        except OSError:
+            return ""
 
     def _attempt(self) -> Path:
         """The folder of the attempt, which nnU-Net's output folder is in."""
