@@ -137,7 +137,11 @@ def submit(
         warn=_warn,
         say=lambda text: typer.echo(text, err=True),
     )
-    jobs = {s.stage: dict(s.jobs) for s in run.submissions()}
+    jobs: dict[str, dict[str, str]] = {}
+    for submission in run.submissions():  # of a chain the array, else the element's own job
+        ids = {e: submission.of(e) for e in submission.elements}
+        told = {e: i[0] if len(i) == 1 else i[0].split("_")[0] for e, i in ids.items() if i}
+        jobs.setdefault(submission.stage, {}).update(told)
     attached = job.cluster.executor == "local" and not detach
     if as_json:
         typer.echo(json.dumps({"run": str(run.path), "jobs": jobs}, indent=2))

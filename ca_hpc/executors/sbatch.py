@@ -142,8 +142,8 @@ def submit(run: RunFolder, submission: Submission, *, call: Call) -> tuple[tuple
     if done.returncode == 0 and found is not None:
         return jobs_of(submission, found[1])
     said = _said(done)
-    # killed, or successful without an id; or it is to wait for a job of ours that SLURM has lost and
-    # whose number it would get now: for itself
+    # killed, or successful without an id; or it is to wait for a job of ours that SLURM has lost
+    # and whose number it would get now: for itself
     odd = done.returncode <= 0 or (submission.after and "dependency problem" in done.stderr)
     if odd or _UNSURE.search(done.stderr):
         raise SubmissionUnsure(f"sbatch of stage {stage.name}: {said}")

@@ -177,11 +177,12 @@ def lose_node(trial: Trial) -> None:
     job = victim.job()
     controls.node_daemon(trial.scene.cluster, job.node).kill()
     attempt = str(sorted((trial.run / "tasks" / victim.task / "attempts").iterdir())[0])
-    for pid, _ in leftovers.processes_naming(f"[{job.number}.batch]"):
-        os.kill(pid, signal.SIGKILL)  # slurmstepd calls itself so
-    for pid, _ in leftovers.processes_naming(attempt, uid=trial.scene.site.user.uid):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    names = (f"[{job.number}.batch]", f"SLURM_JOB_ID={job.number}\0", attempt)
+    pids = {pid for name in names for pid, _ in leftovers.processes_naming(name)} - {os.getpid()}
+    for last_sight in (signal.SIGSTOP, signal.SIGKILL):  # none sees another one end
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, last_sight)
     queue.wait_for(trial.scene.cluster, victim.job_id(), ["PENDING"], seconds=120)
     controls.node_daemon(trial.scene.cluster, job.node).start()
 
