@@ -137,11 +137,7 @@ def submit(
         warn=_warn,
         say=lambda text: typer.echo(text, err=True),
     )
-    jobs: dict[str, dict[str, str]] = {}
-    for submission in run.submissions():  # of a chain the array, else the element's own job
-        ids = {e: submission.of(e) for e in submission.elements}
-        told = {e: i[0] if len(i) == 1 else i[0].split("_")[0] for e, i in ids.items() if i}
-        jobs.setdefault(submission.stage, {}).update(told)
+    jobs = _job_ids(run)
     attached = job.cluster.executor == "local" and not detach
     if as_json:
         typer.echo(json.dumps({"run": str(run.path), "jobs": jobs}, indent=2))
@@ -332,6 +328,16 @@ def demo(
             raise typer.Exit(int(code))
 
     action.demo(folder, host=Host.here(), say=typer.echo, watch=step)
+
+
+def _job_ids(run: RunFolder) -> dict[str, dict[str, str]]:
+    """By stage and element: its job; of a chain the array."""
+    jobs: dict[str, dict[str, str]] = {}
+    for submission in run.submissions():
+        for element, job in submission.jobs:
+            chain = submission.links > 1
+            jobs.setdefault(submission.stage, {})[element] = job.split("_")[0] if chain else job
+    return jobs
 
 
 def _divided(division: Division) -> str:

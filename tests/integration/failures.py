@@ -177,14 +177,22 @@ def lose_node(trial: Trial) -> None:
     job = victim.job()
     controls.node_daemon(trial.scene.cluster, job.node).kill()
     attempt = str(sorted((trial.run / "tasks" / victim.task / "attempts").iterdir())[0])
-    names = (f"[{job.number}.batch]", f"SLURM_JOB_ID={job.number}\0", attempt)
-    pids = {pid for name in names for pid, _ in leftovers.processes_naming(name)} - {os.getpid()}
+    cluster, run = f"{trial.scene.cluster.root}/", str(trial.run)
+    # other labs have jobs of the same number: two marks each
+    pids = naming(f"[{job.number}.batch]", cluster) | naming(attempt, run)
+    pids |= naming(f"SLURM_JOB_ID={job.number}\0", run)
     for last_sight in (signal.SIGSTOP, signal.SIGKILL):  # none sees another one end
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, last_sight)
     queue.wait_for(trial.scene.cluster, victim.job_id(), ["PENDING"], seconds=120)
     controls.node_daemon(trial.scene.cluster, job.node).start()
+
+
+def naming(*marks: str) -> set[int]:
+    """Processes that name all of them."""
+    found = [{pid for pid, _ in leftovers.processes_naming(mark)} for mark in marks]
+    return set.intersection(*found) - {os.getpid()}
 
 
 def cancel_stage_before(trial: Trial) -> None:
