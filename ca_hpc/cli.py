@@ -146,7 +146,8 @@ def submit(
         for stage in run.workflow.stages:
             ids = sorted({i.split("_")[0] for i in jobs.get(stage.name, {}).values()})
             told = f"  job {', '.join(ids)}" if ids else ""
-            typer.echo(f"  {stage.name:<11}{len(stage.tasks):>4} tasks{told}")
+            word = "task" if len(stage.tasks) == 1 else "tasks"
+            typer.echo(f"  {stage.name:<11}{len(stage.tasks):>4} {word:<5}{told}".rstrip())
         if not (wait or attached):
             typer.echo(f"follow it: ca-hpc status --watch {_quoted(run.path)}")
     if wait or attached:
@@ -160,19 +161,22 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the state of every task of a run."""
+    from datetime import datetime, timezone
+
     from ca_hpc.actions.status import status as read_status
     from ca_hpc.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     if watch:
         raise typer.Exit(int(screen.watch(folder, quiet=as_json, cancel_on_interrupt=False)))
-    now = read_status(folder)
+    now = read_status(folder, now=datetime.now(timezone.utc))
     if as_json:
         typer.echo(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
     else:
         screen.show_status(now)
         if now.ended:
             screen.show_outcome(folder)
+        screen.show_next(folder, now)
     raise typer.Exit(int(now.exit_code))
 
 
@@ -182,11 +186,9 @@ def logs(
     task: Annotated[str | None, typer.Argument(help="A task; none: those that failed.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
 ) -> None:
-    """Print a task's log; without a task, the end of the log of each failed one."""
+    """Print a task's log, or the ends of the logs of what failed."""
     from ca_hpc.actions.logs import log_files
     from ca_hpc.actions.status import status as read_status
-    from ca_hpc.core.model import TaskState
-    from ca_hpc.core.states import LIVE
     from ca_hpc.store.run_folder import RunFolder
 
     folder = RunFolder.open(run)
@@ -194,10 +196,9 @@ def logs(
         screen.show_file(log_files(folder, task)[0], follow=follow)
         return
     now = read_status(folder)
-    failed = [t for t in now.tasks if t.state not in LIVE | {TaskState.COMPLETED}]
-    if not failed:
+    if not now.failed:
         typer.echo("no task has failed; name one: " + ", ".join(t.task for t in now.tasks))
-    for one in failed:
+    for one in now.failed:
         typer.echo(f"== {one.task}: {one.state.value}: {one.cause or ''}")
         try:
             files = log_files(folder, one.task)
@@ -222,7 +223,7 @@ def retry(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run again what failed, and only that; each goes on from its last checkpoint."""
+    """Run again what failed, each from its last checkpoint."""
     from ca_hpc.actions.retry import retry as action
     from ca_hpc.actions.submit import private_umask
     from ca_hpc.core.units import parse_size
@@ -242,12 +243,23 @@ def retry(
     )
     if as_json:
         typer.echo(json.dumps(asdict(done), indent=2))
-    elif not done.tasks:
-        typer.echo("nothing to do again: no task of this run has failed")
-    else:
+        return
+    others = f" (failed: {', '.join(done.failed)})" if done.failed else ""
+    for task, state in done.left.items():
+        typer.echo(f"{task} {_HOW[state.value]}: nothing to do again{others}")
+    if done.tasks:
+        anew = f"; then anew: {', '.join(done.anew)}" if done.anew else ""
         told = f" (jobs {', '.join(done.jobs)})" if done.jobs else ""
-        typer.echo(f"again: {', '.join(done.tasks)}{told}")
+        typer.echo(f"again: {', '.join(done.tasks)}{anew}{told}")
         typer.echo(f"follow it: ca-hpc status --watch {_quoted(run)}")
+    elif not done.left:
+        typer.echo("nothing to do again: no task of this run has failed")
+
+
+# states in which a task is left alone
+_HOW = {
+    "COMPLETED": "has completed", "RUNNING": "runs", "PENDING": "waits", "WAITING": "waits",
+}  # fmt: skip
 
 
 @app.command()
@@ -256,9 +268,9 @@ def cancel(run: RunPath) -> None:
     from ca_hpc.actions.status import cancel as action
     from ca_hpc.store.run_folder import RunFolder
 
-    some = action(RunFolder.open(run))
-    done = "cancelling; finished tasks keep their results"
-    typer.echo(done if some else "nothing of this run waits or runs")
+    folder = RunFolder.open(run)
+    done = f"cancelled; go on later: {screen.retry_command(folder)}"
+    typer.echo(done if action(folder) else "nothing of this run waits or runs")
 
 
 class Kept(str, Enum):
@@ -281,7 +293,7 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a zip of an arm's model that stock nnU-Net installs and SCT reads."""
+    """Make a zip of an arm's model for stock nnU-Net and SCT."""
     from ca_hpc.actions.export import export as action
     from ca_hpc.store.run_folder import RunFolder
 
@@ -314,7 +326,7 @@ def _fold_numbers(text: str) -> list[int]:
 def demo(
     folder: DemoFolder = Path("ca-hpc-demo"),
 ) -> None:
-    """Fine-tune a small nnU-Net on synthetic spinal cords, on this machine, in a few minutes."""
+    """Fine-tune on synthetic spinal cords, here, in a few minutes."""
     from ca_hpc.actions import demo as action
     from ca_hpc.actions import submit as submission
     from ca_hpc.actions.prepare import Host

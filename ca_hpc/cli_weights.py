@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ca_hpc.weights.store import WeightStore
 
 weights_app = typer.Typer(
-    help="Pretrained weights: fetched and checked once, then named by jobs.",
+    help="Pretrained weights: checked once, then named by jobs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

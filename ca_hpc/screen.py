@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ca_hpc.errors import ExitCode
 
 if TYPE_CHECKING:
-    from ca_hpc.actions.status import RunStatus
+    from ca_hpc.actions.status import RunStatus, TaskStatus
     from ca_hpc.report.tables import DiceTable
     from ca_hpc.store.run_folder import RunFolder
 
@@ -22,6 +24,13 @@ WATCH_S = 1.0
 # Sites ask users not to poll the scheduler; soon after a task has ended there is news to ask for.
 ASK_EVERY_S = 30.0
 ASK_AFTER_NEWS_S = 5.0
+
+WIDE: Final = 160  # what is not a terminal
+COLUMNS: Final = ("task", "state", "job", "node", "attempts", "progress", "time", "cause")
+CAUSE_WIDTH: Final = 24  # at least; a cause goes on in further lines
+GAP: Final = 1
+# Columns that a narrow terminal does without, the first of them first.
+SPARED: Final = ("attempts", "job", "node", "time", "progress")
 
 
 def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode:
@@ -33,7 +42,7 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
     said = ask(run)
     asked = time.monotonic()
     local = run.workflow.executor == "local"
-    ended: set[str] = set()
+    known: set[tuple[str, str, int, bool]] = set()
     news = False
     try:
         with _Bars(run, hidden=quiet or not sys.stderr.isatty()) as bars:
@@ -42,17 +51,19 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
                 if time.monotonic() - asked >= patience:
                     said = ask(run)
                     asked, news = time.monotonic(), False
-                now = read_status(run, asked=said)
+                now = read_status(run, asked=said, now=datetime.now(timezone.utc))
                 bars.show(now)
                 if now.ended:
                     break
-                finished = {task.task for task in now.tasks if task.seconds is not None}
-                news, ended = news or finished != ended, finished
+                # without a time of its own: its attempt has ended
+                found = {(t.task, t.state.value, t.attempts, t.seconds is None) for t in now.tasks}
+                news, known = news or found != known, found
                 time.sleep(WATCH_S)
     except KeyboardInterrupt:
         if cancel_on_interrupt:
+            print("cancelling: what runs saves and ends", file=sys.stderr)
             cancel_run(run)
-            print("cancelled", file=sys.stderr)
+            print(f"cancelled; go on later: {retry_command(run)}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     if quiet:
         print(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
@@ -60,6 +71,7 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
         if now.exit_code != ExitCode.OK:
             show_status(now)
         show_outcome(run)
+        show_next(run, now)
     return now.exit_code
 
 
@@ -111,32 +123,27 @@ class _Bars:
         self._progress.update(self._bars[key], completed=done, total=total)
 
 
-def show_status(now: RunStatus) -> None:
+def show_status(now: RunStatus, *, width: int | None = None) -> None:
+    """A table of the tasks and what is known of failures. ``width``: None: the terminal's own."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from ca_hpc.core.units import format_duration
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("task", "state", "job", "node", "attempts", "progress", "time"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("cause", overflow="fold")
     colours = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "WAITING": "dim",
                "UNKNOWN": "dim"}  # fmt: skip
-    for task in now.tasks:
-        state = task.state.value
-        table.add_row(
-            task.task,
-            Text(state, style=colours.get(state, "red")),
-            task.job or "",
-            task.node or "",
-            str(task.attempts or ""),
-            f"{task.done}/{task.total}" if task.total else "",
-            format_duration(task.seconds) if task.seconds is not None else "",
-            Text(task.cause or ""),
-        )
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=width or (None if sys.stdout.isatty() else WIDE))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = [_cells(task) for task in now.tasks]
+    widths = {name: max(map(len, (name, *(row[name] for row in rows)))) for name in COLUMNS}
+    shown = _fitting(widths, width=console.width)
+    for name in shown:
+        # rich would take from every column alike
+        kept = widths[name] if name in ("task", "state") else None
+        folds = name == "cause"
+        table.add_column(name, no_wrap=not folds, min_width=kept, overflow="fold")
+    for row in rows:
+        styles = {"state": colours.get(row["state"], "red")}
+        table.add_row(*(Text(row[name], style=styles.get(name, "")) for name in shown))
     console.print(table)
     for task in now.tasks:
         if task.lines:
@@ -150,6 +157,43 @@ def show_status(now: RunStatus) -> None:
         console.print(Text(f"hint: {hint} ({', '.join(tasks)})"))
     if now.trouble:
         console.print(Text(f"the scheduler could not be asked: {now.trouble}", style="yellow"))
+
+
+def _cells(task: TaskStatus) -> dict[str, str]:
+    from ca_hpc.core.units import format_duration
+
+    counted = f"{task.done}/{task.total} {task.unit or ''}".rstrip()
+    return {
+        "task": task.task,
+        "state": task.state.value,
+        "job": task.job or "",
+        "node": task.node or "",
+        "attempts": str(task.attempts or ""),
+        "progress": counted if task.total else "",
+        "time": format_duration(task.seconds) if task.seconds is not None else "",
+        "cause": task.cause or "",
+    }
+
+
+def _fitting(widths: Mapping[str, int], *, width: int) -> tuple[str, ...]:
+    """The columns that are shown: the less important go where there is no room for all."""
+    needed = {**widths, "cause": min(widths["cause"], CAUSE_WIDTH)}
+    for name in SPARED:
+        if sum(needed.values()) + GAP * (len(needed) - 1) <= width:
+            break
+        del needed[name]
+    return tuple(needed)
+
+
+def retry_command(run: RunFolder) -> str:
+    """What to type to go on with a run."""
+    return f"ca-hpc retry {shlex.quote(str(run.path))}"
+
+
+def show_next(run: RunFolder, now: RunStatus) -> None:
+    """The next move, if something is to be done again and can be."""
+    if now.failed and (now.ended or run.workflow.executor == "slurm"):
+        print(f"go on: {retry_command(run)}")
 
 
 def show_outcome(run: RunFolder) -> None:

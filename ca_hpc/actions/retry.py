@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from ca_hpc.actions.submit import resume_submission
 from ca_hpc.continuation.again import REDONE, place_again
 from ca_hpc.continuation.follow import Change
 from ca_hpc.continuation.further import LOCK
 from ca_hpc.continuation.standing import Standing, ask, standings
-from ca_hpc.core.model import TaskState
+from ca_hpc.core.model import Stage, TaskState
 from ca_hpc.core.record import Submission
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
 from ca_hpc.executors import local
@@ -21,10 +21,17 @@ from ca_hpc.store.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """Tasks that run again, and the jobs that were submitted for them and for what is behind."""
+    """``tasks`` that run again, and those behind them that are made ``anew``, by these ``jobs``.
+
+    ``left``: tasks that were asked for and are left alone, with their states. ``failed``: others
+    that have ended without completing, and were not asked for.
+    """
 
     tasks: tuple[str, ...]
-    jobs: tuple[str, ...]
+    anew: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    left: Mapping[str, TaskState] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
 
 
 def retry(
@@ -50,10 +57,15 @@ def retry(
         )
     if max_gpu_hours is not None:
         run.write("workflow.json", replace(run.workflow, max_gpu_hours=max_gpu_hours))
-    if run.workflow.executor == "local":
-        return _here(run, only=only)
-    resume_submission(run, say=say)
+    here = run.workflow.executor == "local"
+    if not here:
+        resume_submission(run, say=say)
     with held(run.file(LOCK), waiting=lambda: say("another command submits; waiting for it")):
+        if here and local.alive(run):
+            raise CaHpcError(
+                f"{run.path} is still running",
+                hint="retry it when it has ended: ca-hpc status --watch RUN; or ca-hpc cancel RUN",
+            )
         asked = ask(run)
         if asked.trouble is not None:
             raise SchedulerUnreachable(
@@ -62,32 +74,56 @@ def retry(
             )
         now = standings(run, asked)
         failed = _failed(now, only=only)
-        change = Change(memory_mib=memory_mib)
-        placed = place_again(run, dict.fromkeys(failed, change), now, by="retry", say=say)
-    return Retried(failed, _ids(placed))
+        if here:
+            placed = _place_here(run, failed)
+        else:
+            change = Change(memory_mib=memory_mib)
+            placed = place_again(run, dict.fromkeys(failed, change), now, by="retry", say=say)
+    return Retried(
+        tasks=failed,
+        anew=tuple(task for task in _redone(run, placed) if task not in failed),
+        jobs=() if here else _ids(placed),
+        left={task: now[task].state for task in now if task in only and task not in failed},
+        failed=tuple(task for task in _failed(now, only=()) if task not in failed),
+    )
 
 
-def _here(run: RunFolder, *, only: Collection[str]) -> Retried:
-    """Without SLURM: a new scheduler process takes up what is not completed."""
-    if local.alive(run):
-        raise CaHpcError(
-            f"{run.path} is still running",
-            hint="retry it when it has ended: ca-hpc status --watch RUN; or ca-hpc cancel RUN",
-        )
-    failed = _failed(standings(run, ask(run)), only=only)
-    if failed:
-        elements = {run.workflow.element_of(task) for task in failed}
-        begun = False
-        for stage in run.workflow.stages:
-            names = tuple(element.id for element in stage.elements)
-            redone = begun and stage.name in REDONE
-            theirs = names if redone else tuple(name for name in names if name in elements)
-            if theirs:
-                begun = True
-                draft = Submission(0, stage.name, "", theirs, again=redone, by="retry")
-                run.confirm(run.new_submission(draft), [(element, element) for element in theirs])
-        local.launch(run)
-    return Retried(failed, ())
+def _place_here(run: RunFolder, failed: Collection[str]) -> list[Submission]:
+    """Without SLURM: a new scheduler process does these tasks, and anew what depends on them."""
+    placed: list[Submission] = []
+    for stage in run.workflow.stages:
+        draft = _redo(stage) if placed and stage.name in REDONE else _do(stage, failed)
+        if draft.elements:
+            intended = run.new_submission(draft)
+            placed.append(run.confirm(intended, [(name, name) for name in draft.elements]))
+    if placed:
+        local.launch(run, placed)
+    return placed
+
+
+def _redo(stage: Stage) -> Submission:
+    names = tuple(element.id for element in stage.elements)
+    return Submission(0, stage.name, "", names, again=True, by="retry")
+
+
+def _do(stage: Stage, failed: Collection[str]) -> Submission:
+    """Of packed tasks only those that failed; others of an element run in their order."""
+    theirs = [e for e in stage.elements if any(task.id in failed for task in e.tasks)]
+    names = tuple(element.id for element in theirs)
+    packed = any(element.slots > 1 for element in theirs)
+    tasks = tuple(t.id for e in theirs for t in e.tasks if t.id in failed) if packed else None
+    return Submission(0, stage.name, "", names, tasks=tasks, by="retry")
+
+
+def _redone(run: RunFolder, placed: Collection[Submission]) -> tuple[str, ...]:
+    elements = {element for s in placed if s.again for element in s.elements}
+    return tuple(
+        task.id
+        for stage in run.workflow.stages
+        for element in stage.elements
+        if element.id in elements
+        for task in element.tasks
+    )
 
 
 def _failed(now: dict[str, Standing], *, only: Collection[str]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from ca_hpc.actions.prepare import (
     workflow,
 )
 from ca_hpc.actions.warnings import warnings
+from ca_hpc.core.expand import sliced
 from ca_hpc.core.model import Command, Stage, Task, Workflow
 from ca_hpc.core.record import Pins, Submission, job_name
 from ca_hpc.core.render import render
@@ -82,7 +83,12 @@ def dry_run(job: Job, *, host: Host) -> DryRun:
         return started_command(task, stage, flow, place)
 
     on_slurm = flow.executor == "slurm"
-    text = render(flow, script=script if on_slurm else None, started=started)
+    text = render(
+        flow,
+        sliced=sliced(job.spec, job.cluster, flow),
+        script=script if on_slurm else None,
+        started=started,
+    )
     return DryRun(text, told, trouble)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from ca_hpc.attempts.evidence import tail
 from ca_hpc.attempts.evidence import told as told_by
-from ca_hpc.core.failures import Evidence, Verdict, diagnose
+from ca_hpc.core.failures import Evidence, Verdict, addressed, diagnose
 from ca_hpc.core.model import Stage, TaskState
 from ca_hpc.core.record import Attempt, Result
 from ca_hpc.core.retry import Decision, Past, decide
@@ -56,6 +56,18 @@ def decision_on(run: RunFolder, stage: Stage, task_id: str) -> Decision:
     )
 
 
+def current_result(run: RunFolder, task_id: str) -> Result | None:
+    """How the task stands, where it is to be done again: since then.
+
+    A submission says so (``again``), once it is known to be queued.
+    """
+    element = run.workflow.element_of(task_id)
+    again = [
+        s.number for s in run.submissions() if s.again and s.confirmed and s.names(element, task_id)
+    ]
+    return run.result(task_id, since=again[-1] if again else 0)
+
+
 def ordered(run: RunFolder, task_id: str) -> int:
     """The number of the newest submission by which somebody wanted this task; 0 without any."""
     element = run.workflow.element_of(task_id)
@@ -78,7 +90,7 @@ def dead(run: RunFolder, folder: Path, *, row: Row | None = None) -> Verdict:
     if row is None and _started_anew(run, folder):
         row = Row(TaskState.NODE_FAIL)
     verdict = diagnose(Evidence(row=row, told=told_by(folder), lines=last_words(run, folder)))
-    return or_full_disk(verdict, run)
+    return addressed(or_full_disk(verdict, run), run=run.path, task=folder.parent.parent.name)
 
 
 def or_full_disk(verdict: Verdict, run: RunFolder) -> Verdict:

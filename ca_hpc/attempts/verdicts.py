@@ -8,7 +8,7 @@ from typing import Final
 
 from ca_hpc.attempts.evidence import oom_kills, told
 from ca_hpc.attempts.history import last_words
-from ca_hpc.core.failures import Evidence, Told, Verdict, diagnose
+from ca_hpc.core.failures import Evidence, Told, Verdict, addressed, diagnose
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.rules import Failure
 from ca_hpc.store.run_folder import RunFolder
@@ -45,7 +45,7 @@ def judge(
     ``oom_kills_before``: the count of the job's cgroup when the step began.
     """
     now, before = oom_kills(), oom_kills_before
-    return diagnose(
+    verdict = diagnose(
         Evidence(
             exit_status=status,
             told=told(attempt) if error is None else Told.of(error),
@@ -54,6 +54,7 @@ def judge(
             asked_to_stop=asked_to_stop,
         )
     )
+    return addressed(verdict, run=run.path, task=attempt.parent.parent.name)
 
 
 def interrupted(

@@ -11,6 +11,8 @@ from ca_hpc.continuation.further import awaited, extend, submit_further
 from ca_hpc.continuation.standing import Standing, ask, standings
 from ca_hpc.core.model import Element, Stage, TaskState
 from ca_hpc.core.record import Submission
+from ca_hpc.core.rules import Failure
+from ca_hpc.errors import SchedulerUnreachable
 from ca_hpc.executors.placing import Say
 from ca_hpc.store.run_folder import RunFolder
 
@@ -28,13 +30,17 @@ def place_again(
 ) -> list[Submission]:
     """Submit the ``wanted`` tasks anew, changed as was decided for each, stage by stage.
 
-    Stages behind them that wait are made to wait for them too; those that are over, or under way,
-    and build on them are submitted once more. The caller holds the lock. Raises
-    SchedulerUnreachable; what was placed before that stays, and counts at the next call.
+    Stages behind them that wait are made to wait for them too; what could not start without them,
+    and what is over or under way and builds on them, is submitted once more. The caller holds the
+    lock. Raises SchedulerUnreachable; what was placed before that stays, and counts at the next
+    call.
     """
     placed: list[Submission] = []
+    trouble: list[str] = []
     for stage in run.workflow.stages:
         theirs = {task: wanted[task] for task in wanted if now[task].stage == stage.name}
+        if placed:
+            theirs |= {task.id: Change() for task in stage.tasks if _was_kept_back(now[task.id])}
         drafts = list(_drafts(stage, theirs, by=by))
         if placed and stage.name in REDONE:
             stale = [e for e in stage.elements if not _waits(e, now) and not _in(e, theirs)]
@@ -44,8 +50,14 @@ def place_again(
         for draft in drafts:
             after = () if stage.after is None else awaited(run, stage.after, _fresh(run, now))
             placed.append(submit_further(run, replace(draft, after=after), say=say))
-        if placed and stage.after is not None and any(_waits(e, now) for e in stage.elements):
-            extend(run, stage)
+        before = any(s.stage == stage.after for s in placed)
+        if before and any(_waits(e, now) for e in stage.elements):
+            try:
+                extend(run, stage)
+            except SchedulerUnreachable as error:
+                trouble.append(f"stage {stage.name} does not wait for it: {error.message}")
+    if trouble:
+        raise SchedulerUnreachable("; ".join(trouble), hint="then: ca-hpc retry RUN")
     return placed
 
 
@@ -66,10 +78,16 @@ def _drafts(stage: Stage, wanted: Mapping[str, Change], *, by: str) -> Iterator[
 
 
 def _waits(element: Element, now: Mapping[str, Standing]) -> bool:
-    """Whether the element has yet to begin."""
+    """Whether the element has yet to begin, as far as the scheduler knows it."""
     return all(
-        now[task.id].state in (TaskState.PENDING, TaskState.UNKNOWN) for task in element.tasks
+        one.state is TaskState.PENDING or (one.state is TaskState.UNKNOWN and one.row is not None)
+        for one in (now[task.id] for task in element.tasks)
     )
+
+
+def _was_kept_back(one: Standing) -> bool:
+    """Whether a task was cancelled since a stage before it had failed."""
+    return one.verdict is not None and one.verdict.failure is Failure.DEPENDENCY
 
 
 def _in(element: Element, wanted: Mapping[str, object]) -> bool:

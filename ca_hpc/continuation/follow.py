@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ca_hpc.attempts.history import decision_on
+from ca_hpc.attempts.history import current_result, decision_on, history
 from ca_hpc.continuation.job import Job
-from ca_hpc.core.model import Stage
+from ca_hpc.core.model import Stage, TaskState
 from ca_hpc.core.record import Submission
 from ca_hpc.core.retry import Decision
 from ca_hpc.worker.execution import Outcome
@@ -36,7 +36,7 @@ class Follow:
 
     as_it_is: tuple[str, ...]
     changed: tuple[Submission, ...]
-    lost: Mapping[str, str]
+    lost: Mapping[str, Decision]
 
 
 def follow(job: Job, outcomes: Sequence[Outcome], *, unbegun: Sequence[str] = ()) -> Follow:
@@ -48,30 +48,61 @@ def follow(job: Job, outcomes: Sequence[Outcome], *, unbegun: Sequence[str] = ()
     run, stage = job.run, job.stage
     as_it_is: list[str] = list(unbegun)
     changed: dict[Change, list[str]] = {}
-    lost: dict[str, str] = {}
+    lost: dict[str, Decision] = {}
     for outcome in outcomes:
         if outcome.completed or not outcome.mine:
             continue
         decision = decision_on(run, stage, outcome.task)
         if not decision.again:
-            lost[outcome.task] = decision.why
+            lost[outcome.task] = decision
         elif plain(decision, job.submission):
             as_it_is.append(outcome.task)
         else:
             changed.setdefault(Change.of(decision), []).append(outcome.task)
-    drafts = [
-        again(stage, (job.element,), change, tasks=_tasks(job, tasks), by=job.id)
-        for change, tasks in changed.items()
-    ]
-    return Follow(tuple(as_it_is), tuple(drafts), lost)
+    return Follow(tuple(as_it_is), _drafts(job, changed), lost)
+
+
+def changed_already(job: Job) -> tuple[Submission, ...]:
+    """What is to be submitted before anything is run: tasks that this job has the wrong means for.
+
+    SLURM queues a job again as it was, also after an attempt that was killed for want of memory or
+    died on a node that is to be left out.
+    """
+    run, stage = job.run, job.stage
+    changed: dict[Change, list[str]] = {}
+    for task in job.tasks:
+        result = current_result(run, task)
+        done = result is not None and result.state is TaskState.COMPLETED
+        if done or not history(run, task):
+            continue
+        decision = decision_on(run, stage, task)
+        if decision.again and not suits(decision, job.submission):
+            changed.setdefault(Change.of(decision), []).append(task)
+    return _drafts(job, changed)
 
 
 def plain(decision: Decision, own: Submission) -> bool:
-    """Whether the job can go on as it was submitted: no wait, no other node, no more memory."""
-    return (
-        not decision.wait_s
-        and decision.memory_mib == own.memory_mib
-        and set(decision.exclude) <= set(own.exclude)
+    """Whether the job can go on as it was submitted, and at once."""
+    return not decision.wait_s and suits(decision, own)
+
+
+def suits(decision: Decision, own: Submission) -> bool:
+    """Whether a job of the submission has the memory, and may not be on the nodes to leave out."""
+    return decision.memory_mib == own.memory_mib and set(decision.exclude) <= set(own.exclude)
+
+
+def _drafts(job: Job, changed: Mapping[Change, list[str]]) -> tuple[Submission, ...]:
+    _, element = job.run.workflow.stage_of(job.element)
+    return tuple(
+        again(
+            job.stage,
+            (job.element,),
+            change,
+            tasks=tuple(tasks) if element.slots > 1 else job.submission.tasks,
+            by=job.id,
+            redo=job.submission.again,
+        )
+        for change, tasks in changed.items()
     )
 
 
@@ -82,14 +113,19 @@ def again(
     *,
     tasks: tuple[str, ...] | None,
     by: str,
+    redo: bool = False,
 ) -> Submission:
-    """The draft of a submission that does some tasks again, changed as was decided."""
+    """The draft of a submission that does some tasks again, changed as was decided.
+
+    ``redo``: also those that have completed.
+    """
     return Submission(
         number=0,
         stage=stage.name,
         job_name="",
         elements=elements,
         tasks=tasks,
+        again=redo,
         condition=stage.condition,
         memory_mib=change.memory_mib,
         exclude=change.exclude,
@@ -97,8 +133,3 @@ def again(
         links=stage.links,
         by=by,
     )
-
-
-def _tasks(job: Job, tasks: list[str]) -> tuple[str, ...] | None:
-    _, element = job.run.workflow.stage_of(job.element)
-    return tuple(tasks) if element.slots > 1 else job.submission.tasks

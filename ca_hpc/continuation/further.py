@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from ca_hpc.continuation.call import ElementCall
 from ca_hpc.continuation.standing import Standing, ask, standings
@@ -12,7 +13,7 @@ from ca_hpc.core.states import LIVE
 from ca_hpc.errors import SchedulerUnreachable
 from ca_hpc.executors import slurm
 from ca_hpc.executors.placing import Say, place, silent
-from ca_hpc.store.lock import held
+from ca_hpc.store.lock import Busy, held
 from ca_hpc.store.run_folder import RunFolder
 
 LOCK = "submissions.lock"
@@ -20,12 +21,33 @@ LOCK = "submissions.lock"
 PATIENCE_S = 60.0
 
 
+@contextlib.contextmanager
+def submitting(run: RunFolder, *, say: Say = silent) -> Iterator[None]:
+    """Hold the run's lock, once all that it has submitted is known for sure.
+
+    Raises SchedulerUnreachable where that cannot be found out, or another process does not let go.
+    """
+    try:
+        with held(
+            run.file(LOCK),
+            waiting=lambda: say("another command submits; waiting for it"),
+            patience_s=PATIENCE_S,
+        ):
+            _settle(run, say=say)
+            yield
+    except Busy as error:
+        raise SchedulerUnreachable(
+            f"another command has been submitting for {run.path} for a minute",
+            hint="try again when it has ended",
+        ) from error
+
+
 def further(run: RunFolder, draft: Submission, *, say: Say = silent) -> str:
     """Submit ``draft``, and have the stage behind it wait for it. Returns what was done.
 
     Raises SchedulerUnreachable; what is unknown then is found out by the next that submits.
     """
-    with held(run.file(LOCK), waiting=lambda: say("another command submits; waiting for it")):
+    with submitting(run, say=say):
         placed = submit_further(run, draft, say=say)
         told = ", ".join(dict.fromkeys(job for _, job in placed.jobs))
         said = f"stage {placed.stage}: {', '.join(placed.elements)} goes on as job {told}"
@@ -39,6 +61,30 @@ def submit_further(run: RunFolder, draft: Submission, *, say: Say = silent) -> S
         return ElementCall(str(run.path), element, number)
 
     return place(run, draft, call=call, patience_s=PATIENCE_S, say=say)
+
+
+def _settle(run: RunFolder, *, say: Say) -> None:
+    """Find out about submissions of which nobody knows what became, but for the first ones.
+
+    Those are `ca-hpc submit`'s to complete. One whose tasks others have taken over is taken back.
+    """
+    submissions = run.submissions()
+    for intent in submissions:
+        if not intent.open or intent.by == "submit":
+            continue
+        later = [s for s in submissions if s.number > intent.number and s.confirmed]
+        tasks = [
+            (element.id, task.id)
+            for stage in run.workflow.stages
+            for element in stage.elements
+            for task in element.tasks
+            if intent.names(element.id, task.id)
+        ]
+        if all(any(s.names(element, task) for s in later) for element, task in tasks):
+            slurm.cancel(slurm.find(intent.job_name))
+            run.refuse(intent, "others were submitted in its place")
+        else:
+            submit_further(run, intent, say=say)
 
 
 def _extended(run: RunFolder, placed: Submission) -> str:
@@ -60,16 +106,18 @@ def extend(run: RunFolder, stage: Stage) -> None:
     """
     assert stage.after is not None
     now = standings(run, ask(run, stages=(stage.after, stage.name)))
-    waiting = [
+    waiting = {
         job
         for one in now.values()
         if one.stage == stage.name
         for job in one.jobs
         if job in one.rows and one.rows[job].state is TaskState.PENDING
-    ]
+    }
     if waiting:
         slurm.extend_dependency(
-            waiting, condition=stage.condition, after=awaited(run, stage.after, now)
+            _together(run, waiting),
+            condition=stage.condition,
+            after=awaited(run, stage.after, now),
         )
 
 
@@ -86,9 +134,14 @@ def awaited(run: RunFolder, stage: str, now: Mapping[str, Standing]) -> tuple[st
         for job in one.jobs
         if (one.rows[job].state in LIVE if job in one.rows else job in newest)
     }
+    return _together(run, to_come)
+
+
+def _together(run: RunFolder, meant: set[str]) -> tuple[str, ...]:
+    """Job ids, an array's own where all of its jobs are meant."""
     found: list[str] = []
     for submission in run.submissions():
         jobs = [job for _, job in submission.jobs]
-        whole = to_come.issuperset(jobs)
-        found += [job.split("_")[0] if whole else job for job in jobs if job in to_come]
+        whole = meant.issuperset(jobs)
+        found += [job.split("_")[0] if whole else job for job in jobs if job in meant]
     return tuple(dict.fromkeys(found))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ca_hpc.core.model import Stage
-from ca_hpc.core.record import Submission
+from ca_hpc.core.record import Submission, tasks_of
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.worker.node import Node
 
@@ -27,6 +27,18 @@ class Job:
     @property
     def stage(self) -> Stage:
         return self.run.workflow.stage_of(self.element)[0]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Those that it is for: of the element's, what nobody has submitted anew since."""
+        _, element = self.run.workflow.stage_of(self.element)
+        return tasks_of(
+            self.submission,
+            self.element,
+            [task.id for task in element.tasks],
+            submissions=self.run.submissions(),
+            job=self.id,
+        )
 
     @property
     def link(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ca_hpc.attempts.evidence import tail
-from ca_hpc.attempts.history import dead, or_full_disk
+from ca_hpc.attempts.history import current_result, dead, or_full_disk
 from ca_hpc.core.failures import Evidence, Verdict, diagnose
 from ca_hpc.core.model import Element, Stage, Task, TaskState
 from ca_hpc.core.record import Result, Submission
@@ -71,7 +71,7 @@ def ask(run: RunFolder, *, stages: Collection[str] | None = None) -> Asked:
         if stages is None or stage.name in stages
         for element in stage.elements
         for task in element.tasks
-        if not _completed(_current(run, submissions, element, task))
+        if not _completed(current_result(run, task.id))
         for job in _jobs(submissions, element, task)
     ]
     if not wanted:
@@ -105,7 +105,7 @@ def _standing(
     local_run = run.workflow.executor == "local"
     jobs = (element.id,) if local_run else _jobs(submissions, element, task)
     rows = {job: asked.rows[job] for job in jobs if job in asked.rows}
-    result, attempts = _current(run, submissions, element, task), run.attempts(task.id)
+    result, attempts = current_result(run, task.id), run.attempts(task.id)
     later = () if result is None else _later(result, jobs, rows)
     counting = later or jobs
     row = present([rows[job] for job in counting if job in rows])
@@ -177,18 +177,6 @@ def _jobs(submissions: Sequence[Submission], element: Element, task: Task) -> tu
     """Ids of the jobs of the newest submissions that the task is part of, oldest first."""
     named = [s for s in submissions if s.confirmed and s.names(element.id, task.id)]
     return tuple(job for submission in named[-ASKED:] for job in submission.of(element.id))
-
-
-def _current(
-    run: RunFolder, submissions: Sequence[Submission], element: Element, task: Task
-) -> Result | None:
-    """The task's result, unless somebody has ordered it anew since."""
-    result = run.result(task.id)
-    if result is None:
-        return None
-    again = [s.number for s in submissions if s.again and s.names(element.id, task.id)]
-    own = run.attempt_record(run.attempt(task.id, result.attempt))
-    return None if again and own is not None and own.submission < again[-1] else result
 
 
 def _completed(result: Result | None) -> bool:

@@ -35,8 +35,8 @@ def prepare_heir(job: Job) -> None:
         return
     try:
         print(further(job.run, _heir(job, after=(job.id,))), flush=True)
-    except CaHpcError as error:
-        print(f"ca-hpc: no job to take over: {error.message}", file=sys.stderr, flush=True)
+    except (CaHpcError, OSError) as error:
+        print(f"ca-hpc: no job to take over: {error}", file=sys.stderr, flush=True)
 
 
 def drop_heirs(job: Job) -> None:
@@ -87,12 +87,14 @@ def _heir_takes_over(job: Job) -> str:
 
 def _heir(job: Job, *, after: tuple[str, ...]) -> Submission:
     own = job.submission
+    _, element = job.run.workflow.stage_of(job.element)
     return Submission(
         number=0,
         stage=own.stage,
         job_name="",
         elements=(job.element,),
-        tasks=own.tasks,
+        # not what others have in hand by now
+        tasks=job.tasks if element.slots > 1 else own.tasks,
         again=own.again,
         after=after,
         condition="afterany",

@@ -8,11 +8,13 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from ca_hpc.core.profile import Cluster, Model
+from ca_hpc.core.spec import JobSpec, StageRequest
 from ca_hpc.core.yaml_door import Document, Path, Problem, read_yaml
 from ca_hpc.errors import SpecError
 
@@ -25,7 +27,7 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 def read(kind: type[T], text: str, *, file: str) -> T:
     """Check ``text`` (YAML) against ``kind``. Raises SpecError that lists all problems at once."""
     value, document = parse(kind, text, file=file)
-    refuse(document.problems, file=file)
+    refuse(document.problems, file=file, kind=kind)
     assert value is not None
     return value
 
@@ -40,22 +42,29 @@ def parse(kind: type[T], text: str, *, file: str) -> tuple[T | None, Document]:
     except ValidationError as error:
         details = _likeliest(document.value, error.errors(include_url=False))
         found = [_problem(kind, document, detail) for detail in details]
-        # a scalar that must be quoted, and a list whose items are wrong, are reported once
-        quoted = {p.path for p in document.problems}
+        # a list whose items are wrong is reported once, and so is a scalar that must be quoted:
+        # where quotes would not mend it, by what it should be
         inner = {p.path[:n] for p in found for n in range(len(p.path))}
-        fresh = _united(p for p in found if p.path not in quoted and p.path not in inner)
-        return None, dataclasses.replace(document, problems=(*document.problems, *fresh))
+        numbers = {p.path for p, d in zip(found, details, strict=True) if d["type"] in _NUMBERS}
+        beyond = {p.path for p in found} - inner - numbers
+        of_text = [p for p in document.problems if p.path not in beyond]
+        known = {p.path for p in of_text} | inner
+        fresh = _united(p for p in found if p.path not in known)
+        return None, dataclasses.replace(document, problems=(*of_text, *fresh))
 
 
-def refuse(problems: Iterable[Problem], *, file: str) -> None:
-    """Raise SpecError for the problems, in the order of the file, each once. None: return."""
+def refuse(problems: Iterable[Problem], *, file: str, kind: type = JobSpec) -> None:
+    """Raise SpecError for the problems, in the order of the file, each once. None: return.
+
+    ``kind``: what the file holds.
+    """
     ordered = sorted(set(problems), key=lambda p: (p.place.line, p.place.column, p.text))
     if ordered:
         count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
         raise SpecError(
             f"{count} in {file}\n"
             + "\n".join(f"{file}:{p.place}: {_on_a_line(p.text)}" for p in ordered),
-            hint="correct the file, then: ca-hpc validate " + file,
+            hint="correct the file, then: " + _THEN.get(kind, _THEN[JobSpec]).format(file),
         )
 
 
@@ -131,7 +140,9 @@ def _problem(kind: type, document: Document, detail: Any) -> Problem:
     place = document.place(path)
     match detail["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            known = [f.name for f in dataclasses.fields(owner)] if owner else []
+            if told := _belongs(str(path[-1]), owner):
+                return Problem(place, told, path)
+            known = _keys(owner) if owner else []
             ask = _did_you_mean(path[-1], known) or f"; known here: {', '.join(known)}"
             return Problem(place, f"unknown key {_dotted(path)}{ask}", path)
         case "missing" | "missing_argument":
@@ -153,7 +164,11 @@ def _problem(kind: type, document: Document, detail: Any) -> Problem:
     text = text.replace("Input should", "should")
     if detail["type"] == "literal_error":
         known = re.findall(r"'([^']+)'", detail["ctx"]["expected"])
-        text += _did_you_mean(detail["input"], known)
+        ask = _did_you_mean(detail["input"], known)
+        if detail["loc"][-1] == "[key]":  # pydantic's name for a key that is wrong itself
+            told = f"unknown key {_dotted(path)}{ask or ';'} known here: {', '.join(known)}"
+            return Problem(place, told, path)
+        text += ask
     return Problem(place, f"{_dotted(path)}: {text}", path)
 
 
@@ -178,6 +193,32 @@ _EXAMPLES: Final = {
     "Crop": "{to: cord, margin: 30mm}",
     "Change": "{tries: 3, wait: 10min}",
 }
+
+
+_NUMBERS: Final = ("int_type", "float_type")  # of which YAML readers disagree how they are written
+# what checks a file that has been corrected
+_THEN: Final[Mapping[type, str]] = {
+    JobSpec: "ca-hpc validate {}",
+    Cluster: "ca-hpc validate job.yaml --cluster {}",
+    Model: "ca-hpc validate job.yaml",
+}
+# where a key belongs that stands at the top of the wrong file
+_ELSEWHERE: Final[Mapping[type, Mapping[type, str]]] = {
+    JobSpec: {
+        StageRequest: "{0} belongs to a stage: resources: {{train: {{{0}: …}}}}",
+        Cluster: "{0} belongs in the cluster profile (docs/clusters.md)",
+    },
+    Cluster: {JobSpec: "{0} belongs in the job (docs/finetune.md)"},
+}
+
+
+def _keys(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _belongs(key: str, owner: type | None) -> str | None:
+    homes = _ELSEWHERE.get(owner, {}) if owner else {}
+    return next((told.format(key) for kind, told in homes.items() if key in _keys(kind)), None)
 
 
 def _did_you_mean(given: object, known: Sequence[str]) -> str:

@@ -54,7 +54,6 @@ SIGNAL_LEAD_SHARE: Final = 8  # of the time, where that is less: a short job mus
 MOST_AT_ONCE: Final = 256
 # Links of a chain beyond those that the time asks for: interruptions end a link early.
 SPARE_LINKS: Final = 2
-SHORTEST_SLICE_S: Final = 120
 
 
 def expand(
@@ -125,6 +124,20 @@ def task_gpu_memory(spec: JobSpec, cluster: Cluster, workflow: Workflow) -> int 
             slots = max(element.slots for element in stage.elements)
             return found[1].memory * stage.resources.gpus // max(slots, stage.resources.gpus)
     return None
+
+
+def sliced(spec: JobSpec, cluster: Cluster, workflow: Workflow) -> Mapping[str, int]:
+    """By stage, the seconds that a task may take in all: of those whose jobs are shorter."""
+    if cluster.executor == "local":  # nothing ends a process here
+        return {}
+    asked = {
+        stage.name: _merged(name, spec, cluster).time or 0
+        for stage in workflow.stages
+        for name in STAGES
+        if name == stage.name and name in SLICED
+    }
+    times = {stage.name: stage.resources.time_s for stage in workflow.stages}
+    return {name: time for name, time in asked.items() if time > times[name]}
 
 
 def _groups(
@@ -237,8 +250,9 @@ def _resources(
     if cluster.executor == "local":  # a machine has what it has: ask for no more
         cpus = min(cpus, cluster.node.cpus or cpus)
         memory = min(memory, cluster.node.memory or memory)
-    time = _slice(first, request) or sum(r.time or 0 for r in requests.values())
-    time = _within_limits(first, time, cluster)
+    cut = _slice(first, request)
+    time = cut or sum(r.time or 0 for r in requests.values())
+    time = _within_limits(first, time, cluster, key="slice" if cut else "time")
     return Resources(time, cpus, memory, gpus, device, whole), request  # type: ignore[arg-type]
 
 
@@ -246,16 +260,10 @@ def _slice(stage: StageName, request: StageRequest) -> int | None:
     """Seconds of one job of the stage, where its time is cut. Raises SpecError."""
     if request.slice is None:
         return None
-    place = f"resources.{stage}.slice"
-    if stage not in SLICED:
+    if stage not in SLICED:  # so says the profile: of a job the door has refused it
         raise SpecError(
-            f"{place}: only {' and '.join(sorted(SLICED))} can be cut into slices",
-            hint=f"take it out; {stage} is one job",
-        )
-    if request.slice < SHORTEST_SLICE_S:
-        raise SpecError(
-            f"{place}: {format_duration(request.slice)} is too short to start, train and save",
-            hint=f'write at least "{format_duration(SHORTEST_SLICE_S)}"; hours are usual',
+            f"resources.{stage}.slice: only {' and '.join(sorted(SLICED))} can be cut into slices",
+            hint=f"take it out of the cluster profile; {stage} is one job",
         )
     return min(request.slice, request.time or request.slice)
 
@@ -267,13 +275,16 @@ def _links(stage: StageName, request: StageRequest, resources: Resources, cluste
     return math.ceil((request.time or resources.time_s) / resources.time_s) + SPARE_LINKS
 
 
-def _within_limits(stage: str, time: int, cluster: Cluster) -> int:
+def _within_limits(stage: str, time: int, cluster: Cluster, *, key: str) -> int:
     longest, shortest = cluster.limits.longest_job, cluster.limits.shortest_job
     if longest is not None and time > longest:
+        most = f'"{format_duration(longest)}"'
+        cut = stage in SLICED and key == "time"
         raise SpecError(
-            f"resources.{stage}.time: {format_duration(time)} is more than the "
+            f"resources.{stage}.{key}: {format_duration(time)} is more than the "
             f"{format_duration(longest)} that cluster {cluster.name} allows",
-            hint=f'write at most "{format_duration(longest)}"',
+            hint=f"write at most {most}"
+            + (f", or keep the time and cut it: slice: {most}" if cut else ""),
         )
     return max(time, shortest or 0)
 
@@ -283,8 +294,19 @@ def _within_job_limit(stages: list[Stage], cluster: Cluster) -> None:
     if cluster.limits.jobs is not None and jobs > cluster.limits.jobs:
         raise SpecError(
             f"{jobs} jobs are more than the {cluster.limits.jobs} of cluster {cluster.name}",
-            hint="put several tasks into one job: resources.train.pack",
+            hint=_fewer_jobs(stages),
         )
+
+
+def _fewer_jobs(stages: list[Stage]) -> str:
+    train = next(stage for stage in stages if stage.name == "train")
+    if train.links == 1:
+        return "put several tasks into one job: resources.train.pack"
+    longer = "a longer resources.train.slice, " if train.links > 1 + SPARE_LINKS else ""
+    return (
+        f"each training is a chain of {train.links} jobs (continuation: array): {longer}"
+        "resources.train.pack, or continuation: resubmit"
+    )
 
 
 def _pack(stage: str, request: StageRequest, resources: Resources, cluster: Cluster) -> int:

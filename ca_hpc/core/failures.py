@@ -7,11 +7,24 @@ for are in ``core/signs.py``.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import ENOENT
+from pathlib import PurePath
 from typing import Final, TypeAlias
 
+from ca_hpc.core.log_lines import (
+    MOST_CHARACTERS,
+    around,
+    cut,
+    end,
+    first,
+    place,
+    showing,
+    trainer_that_crashed,
+    trainer_that_raised,
+)
 from ca_hpc.core.model import INTERRUPTED_STATUS, TaskState
 from ca_hpc.core.rules import Failure
 from ca_hpc.core.signs import ENDINGS, ERRNOS, SIGNS, SURVIVED, Found, Sign, look
@@ -24,9 +37,14 @@ F, S = Failure, TaskState
 TOLD_MARK: Final = "ca-hpc error.json: "
 #: what a step exits with that could not even write down why (EX_IOERR of sysexits.h)
 UNSAID_STATUS: Final = 74
-MOST_LINES: Final = 5
-MOST_CHARACTERS: Final = 300  # of a line, and of a foreign message
 _LOG: Final = "see its log: ca-hpc logs RUN TASK"
+_MEND: Final = (
+    "mend RUN/trainers/{} (the run uses this copy, not your folder), then: ca-hpc retry RUN TASK"
+)
+_MORE: Final = (
+    "more resources.STAGE.memory (on a cluster: ca-hpc retry RUN TASK --memory AMOUNT), or fewer "
+    "training.workers"
+)
 
 _SIGNALS: Final = {
     1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
@@ -35,6 +53,7 @@ _SIGNALS: Final = {
 }  # fmt: skip
 # what Apptainer may exit with that a signal meets while it sets up a container
 _STARTING: Final = (2, 255)
+_RAISED: Final = re.compile(r"[\w.]*(?:Error|Exception)(?:: |$)")
 _KILL: Final = 9
 _TERM: Final = 15
 # Signals that say by themselves what went wrong.
@@ -124,6 +143,18 @@ class Verdict:
     lines: tuple[str, ...] = ()
 
 
+# As words of their own; a path may begin with them, as in RUN/trainers
+_PLACEHOLDER: Final = re.compile(r"(?<![\w/.-])(RUN|TASK)(?![\w-]|\.\w)")
+
+
+def addressed(verdict: Verdict, *, run: str | PurePath, task: str) -> Verdict:
+    """The verdict with a hint that can be typed as it stands: RUN and TASK are filled in."""
+    if verdict.hint is None:
+        return verdict
+    names = {"RUN": shlex.quote(str(run)), "TASK": shlex.quote(task)}
+    return replace(verdict, hint=_PLACEHOLDER.sub(lambda m: names[m[1]], verdict.hint))
+
+
 Rule: TypeAlias = Callable[[Evidence], Verdict | None]
 
 
@@ -174,7 +205,7 @@ def _told(e: Evidence) -> Verdict | None:
     told = e.told
     if told is None or e.signal is not None:
         return None
-    shown = _showing(e.lines, told.message)
+    shown = showing(e.lines, told.message)
     text = tuple(told.message.splitlines())
     if (found := look(SIGNS, text)) is not None:
         verdict = _by_sign(found, text)
@@ -182,7 +213,7 @@ def _told(e: Evidence) -> Verdict | None:
         return Verdict(verdict.failure, cause, told.hint or verdict.hint, shown)
     if told.errno in ERRNOS:
         failure, cause, hint = ERRNOS[told.errno]
-        said = told.message if told.ours else f"{cause} ({_first(told.message)})"
+        said = told.message if told.ours else f"{cause} ({first(told.message)})"
         return Verdict(failure, said, told.hint or hint, shown)
     if SURVIVED.search(told.message):
         return _process_lost(e, shown=shown)
@@ -214,7 +245,9 @@ def _signalled(e: Evidence) -> Verdict | None:
     failure, cause, hint = _MEANINGS.get(
         e.signal, (F.CRASH, f"it was ended by {_SIGNALS[e.signal]}", _LOG)
     )
-    return Verdict(failure, cause, hint, _end(e.lines))
+    if hint == _LOG:
+        hint = _mend(trainer_that_crashed(e.lines))
+    return Verdict(failure, cause, hint, end(e.lines))
 
 
 def _killed(e: Evidence, what: str, *, shown: tuple[str, ...] = ()) -> Verdict:
@@ -223,12 +256,11 @@ def _killed(e: Evidence, what: str, *, shown: tuple[str, ...] = ()) -> Verdict:
     It is called want of memory only where the kernel has counted that. Else it may as well be an
     administrator, and asking for more memory each time would only make the queue longer.
     """
-    lines = shown or _end(e.lines)
-    more = "more resources.STAGE.memory, or fewer training.workers"
+    lines = shown or end(e.lines)
     if e.oom_kills:
-        return Verdict(F.HOST_MEMORY, f"{what} by the kernel for want of memory", more, lines)
+        return Verdict(F.HOST_MEMORY, f"{what} by the kernel for want of memory", _MORE, lines)
     if e.oom_kills is None:
-        return Verdict(F.UNKNOWN, f"{what}, most often for want of memory", more, lines)
+        return Verdict(F.UNKNOWN, f"{what}, most often for want of memory", _MORE, lines)
     return Verdict(F.CRASH, f"{what}, and not for want of memory", _LOG, lines)
 
 
@@ -239,11 +271,11 @@ def _not_started(e: Evidence) -> Verdict | None:
         return None
     said = fatal[-1].removeprefix("FATAL:").strip()
     cause = f"Apptainer cannot start the image on this node: {said[:MOST_CHARACTERS]}"
-    return Verdict(F.NODE, cause, "try it there: apptainer exec IMAGE true", _cut(fatal[-1:]))
+    return Verdict(F.NODE, cause, "try it there: apptainer exec IMAGE true", cut(fatal[-1:]))
 
 
 def _without_a_word(e: Evidence) -> Verdict:
-    lines = _end(e.lines)
+    lines = end(e.lines)
     match e.exit_status:
         case None | 0:
             return Verdict(F.UNKNOWN, "it ended without leaving a result", _LOG, lines)
@@ -257,9 +289,14 @@ def _without_a_word(e: Evidence) -> Verdict:
 
 
 def _exception(message: str, lines: Sequence[str]) -> Verdict:
-    where = _frame(lines, message)
-    cause = _first(message) + (f" ({where})" if where else "")
-    return Verdict(F.CODE, cause, _LOG, _showing(lines, message))
+    where = place(lines, message)
+    cause = first(message) + (f" ({where})" if where else "")
+    hint = _mend(trainer_that_raised(lines, message))
+    return Verdict(F.CODE, cause, hint, showing(lines, message))
+
+
+def _mend(trainer: str | None) -> str:
+    return _LOG if trainer is None else _MEND.format(trainer)
 
 
 _RULES: Final[tuple[Rule, ...]] = (
@@ -299,53 +336,9 @@ def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
 def _by_sign(found: Found, lines: Sequence[str]) -> Verdict:
     quoted = f" ({found.quoted[:MOST_CHARACTERS]})" if found.quoted else ""
     sign = found.sign
-    return Verdict(sign.failure, sign.cause + quoted, sign.hint, _around(lines, found.line))
+    return Verdict(sign.failure, sign.cause + quoted, sign.hint, around(lines, found.line))
 
 
 def _said(signs: Sequence[Sign], lines: Sequence[str]) -> tuple[str, ...]:
     found = look(signs, lines)
-    return () if found is None else _around(lines, found.line)
-
-
-def _showing(lines: Sequence[str], message: str) -> tuple[str, ...]:
-    """Where the log says ``message``, with the place in the code where it was raised."""
-    number = _where(lines, message)
-    return () if number is None else _around(lines, number)
-
-
-def _where(lines: Sequence[str], message: str) -> int | None:
-    first = _first(message)
-    numbers = (i for i in range(len(lines) - 1, -1, -1) if first and first in lines[i])
-    return next(numbers, None)
-
-
-_RAISED: Final = re.compile(r"[\w.]*(?:Error|Exception)(?:: |$)")
-_FRAME: Final = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)')
-
-
-def _around(lines: Sequence[str], number: int) -> tuple[str, ...]:
-    """A line; before it the innermost frame and its code, if it ends a traceback."""
-    before = lines[max(0, number - MOST_LINES + 1) : number]
-    frames = [i for i, line in enumerate(before) if _FRAME.match(line)]
-    code = [line for line in before[frames[-1] :] if line.strip(" ~^")] if frames else []
-    return _cut([*code, lines[number]])
-
-
-def _frame(lines: Sequence[str], message: str) -> str | None:
-    """``file.py, line 3, in function`` where ``message`` was raised."""
-    number = _where(lines, message)
-    shown = () if number is None else _around(lines, number)
-    found = _FRAME.match(shown[0]) if shown else None
-    return None if found is None else "{file}, line {line}, in {name}".format(**found.groupdict())
-
-
-def _end(lines: Sequence[str]) -> tuple[str, ...]:
-    return _cut([line for line in lines if line.strip()][-3:])
-
-
-def _cut(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(line[:MOST_CHARACTERS] for line in lines[-MOST_LINES:])
-
-
-def _first(message: str) -> str:
-    return next((line for line in message.splitlines() if line.strip()), "")[:MOST_CHARACTERS]
+    return () if found is None else around(lines, found.line)

@@ -7,10 +7,19 @@ door (``core/door.py``) and mean nothing afterwards.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Final, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationError,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ca_hpc.core.units import (
     format_duration,
@@ -21,7 +30,10 @@ from ca_hpc.core.units import (
     parse_size,
 )
 
+T = TypeVar("T")
+
 STRICT = ConfigDict(extra="forbid")
+SHORTEST_SLICE_S: Final = 120
 # a file name of several of them must stay within the 255 bytes of a file system
 MOST_IN_NAME = 64
 
@@ -35,6 +47,15 @@ def _duration(value: object) -> int:
     if isinstance(value, str):
         return parse_duration(value)
     raise ValueError('a duration is text with a unit, like "24:00:00", "90min" or "3h"')
+
+
+def _slice(seconds: int) -> int:
+    if seconds < SHORTEST_SLICE_S:
+        raise ValueError(
+            f"{format_duration(seconds)} is too short to start, train and save; write at least "
+            f'"{format_duration(SHORTEST_SLICE_S)}", hours are usual'
+        )
+    return seconds
 
 
 def _size(value: object) -> int:
@@ -78,6 +99,29 @@ def _text(value: str) -> str:
     return value
 
 
+def consistent(found: Callable[[T], Iterable[tuple[tuple[str, ...], str]]]) -> AfterValidator:
+    """Refuse a value whose keys contradict each other: each is told at its own key.
+
+    ``found``: paths of keys inside the value, and what is wrong there. (A ValueError would stand at
+    the whole value, and tell one problem alone.)
+    """
+
+    def checked(value: T) -> T:
+        details = [
+            InitErrorDetails(
+                type=PydanticCustomError("contradiction", "{text}", {"text": text}),
+                loc=path,
+                input=value,
+            )
+            for path, text in found(value)
+        ]
+        if details:
+            raise ValidationError.from_exception_data("contradictions", details)
+        return value
+
+    return AfterValidator(checked)
+
+
 # as long as a path may be
 Text = Annotated[str, Strict(), Field(min_length=1, max_length=4096), AfterValidator(_text)]
 Line = Annotated[Text, AfterValidator(_line)]
@@ -94,6 +138,8 @@ Commit = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{40}$")]
 Sbatch = Mapping[Annotated[str, Strict(), AfterValidator(_option)], Line | Count | Flag]
 # seconds inside, "HH:MM:SS" outside
 Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration)]
+# of a task that takes longer: one of the jobs that it goes on in
+Slice = Annotated[Duration, AfterValidator(_slice)]
 # mm inside, "30mm" outside
 Length = Annotated[float, BeforeValidator(_length), PlainSerializer(format_length)]
 # MiB inside, "16GB" outside

@@ -148,6 +148,27 @@ class Submission:
         return tuple(job for name, job in self.jobs if name == element)
 
 
+def tasks_of(
+    own: Submission,
+    element: str,
+    tasks: Iterable[str],
+    *,
+    submissions: Iterable[Submission],
+    job: str,
+) -> tuple[str, ...]:
+    """Which tasks of an element a job of the submission ``own`` is for.
+
+    Those that a later submission names are in other hands, unless that one is to take over from
+    this ``job`` when it ends. Only what is known to be queued counts.
+    """
+    later = [s for s in submissions if s.number > own.number and s.confirmed and job not in s.after]
+    return tuple(
+        task
+        for task in tasks
+        if own.names(element, task) and not any(s.names(element, task) for s in later)
+    )
+
+
 def job_name(run: str, stage: str, *, token: str, number: int) -> str:
     """The tag of a submission: --comment is not kept by default accounting, the name is."""
     return f"{run}.{stage}.{token}.{number:04d}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, Strict
 
-from ca_hpc.core.fields import STRICT, Count, CountOrZero, Duration, Size
+from ca_hpc.core.fields import STRICT, Count, CountOrZero, Duration, Size, consistent
 from ca_hpc.core.rules import DEFAULTS, Failure, Rule
 
 # the classes that may be tried again, and of the others why not
@@ -43,23 +43,25 @@ def _retried(name: object) -> object:
     return name
 
 
-def _of_memory(changes: object) -> object:
-    """Refuse more memory where the want of it is not the cause."""
-    for name, change in changes.items() if isinstance(changes, dict) else ():
-        asked = [key for key in ("more_memory", "most_memory") if _has(change, key)]
-        if asked and name not in GROWING:
-            raise ValueError(f"{asked[0]} is for {' and '.join(GROWING)}, not for {name}")
+def _by_class(changes: object) -> object:
+    if not isinstance(changes, Mapping):
+        raise ValueError("should name classes of failure, like {crash: 2, node: 10}")
     return changes
 
 
-def _has(change: object, key: str) -> bool:
-    return isinstance(change, dict) and change.get(key) is not None
+def _of_memory(changes: Mapping[str, int | Change]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """More memory where the want of it is not the cause."""
+    for name, change in changes.items():
+        for key in ("more_memory", "most_memory"):
+            if name not in GROWING and getattr(change, key, None) is not None:
+                yield (name, key), f"is for {' and '.join(GROWING)}, not for {name}"
 
 
 #: ``retry: {node: 3, host-memory: {tries: 4, more_memory: 2, most_memory: 64GB}}``; a number: tries
 Retry: TypeAlias = Annotated[
     Mapping[Annotated[Retried, BeforeValidator(_retried)], CountOrZero | Change],
-    BeforeValidator(_of_memory),
+    BeforeValidator(_by_class),
+    consistent(_of_memory),
 ]
 
 

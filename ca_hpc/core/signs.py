@@ -17,7 +17,8 @@ from ca_hpc.core.rules import Failure
 F = Failure
 
 _SMALLER: Final = (
-    "a smaller plans.patch_size or batch_size, or a GPU with more memory (resources.STAGE.gpu)"
+    "a smaller plans.patch_size or plans.batch_size, or a GPU with more memory "
+    "(resources.STAGE.gpu): change the job file and submit it anew; a retry keeps plans and batch"
 )
 _MORE: Final = "more resources.STAGE.memory, or fewer training.workers"
 _FREE: Final = "free space or raise the quota there, then: ca-hpc retry RUN"

@@ -5,9 +5,9 @@ Reading is in ``core/door.py``. Relative paths count from the folder of the file
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import Field
 
@@ -24,9 +24,13 @@ from ca_hpc.core.fields import (
     Number,
     Sbatch,
     Size,
+    Slice,
     Text,
+    consistent,
 )
+from ca_hpc.core.model import SLICED
 from ca_hpc.core.retry_spec import Retry
+from ca_hpc.core.units import format_duration
 
 StageName = Literal["prepare", "preprocess", "train", "predict", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -145,7 +149,7 @@ class StageRequest:
     """What one stage asks of the cluster. What is None comes from the cluster profile."""
 
     time: Duration | None = None
-    slice: Duration | None = None  # longest job: a task that takes longer goes on in the next one
+    slice: Slice | None = None  # longest job: a task that takes longer goes on in the next one
     cpus: Count | None = None
     memory: Size | None = None
     gpu: Name | None = None
@@ -154,6 +158,26 @@ class StageRequest:
     at_once: Count | None = None  # array elements that run at the same time
     sbatch: Sbatch = field(default_factory=dict)
     __pydantic_config__ = STRICT
+
+
+def _cut(requests: Mapping[StageName, StageRequest]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Slices of what cannot be cut, or need not be."""
+    for stage, asked in requests.items():
+        if asked.slice is None:
+            continue
+        if stage not in SLICED:
+            yield (stage, "slice"), f"only {' and '.join(sorted(SLICED))} can be cut; take it out"
+        elif asked.time is not None and asked.slice > asked.time:
+            yield (
+                (stage, "slice"),
+                f"{format_duration(asked.slice)} is longer than the time, "
+                f"{format_duration(asked.time)}, of which it is to be a part; take it out, or "
+                "write a shorter one",
+            )
+
+
+#: by stage; a cluster profile's are checked when job and profile come together (core/expand.py)
+Requests: TypeAlias = Annotated[Mapping[StageName, StageRequest], consistent(_cut)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +220,7 @@ class JobSpec:
     stage: Literal["auto", "never"] = "auto"
     retry: Retry = field(default_factory=dict)
     max_gpu_hours: Number | None = None  # of the whole run
-    resources: Mapping[StageName, StageRequest] = field(default_factory=dict)
+    resources: Requests = field(default_factory=dict)
     __pydantic_config__ = STRICT
 
     @property

@@ -1,8 +1,8 @@
 """This machine: our own sequencing of the same workflow, with slots of cores and GPUs.
 
-``python -m ca_hpc.executors.local RUN`` is the whole scheduler: a process of its own session that
-survives logout, starts one worker per element, and writes ``local/state.json``. submitit's local
-executor has neither a queue nor dependencies nor a cap, hence this one.
+``python -m ca_hpc.executors.local RUN [SUBMISSION ...]`` is the whole scheduler: a process of its
+own session that survives logout, starts one worker per element, and writes ``local/state.json``.
+submitit's local executor has neither a queue nor dependencies nor a cap, hence this one.
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from ca_hpc import processes
 from ca_hpc.attempts.history import decision_on, history
 from ca_hpc.core.model import Element, Stage, TaskState
+from ca_hpc.core.record import Submission
 from ca_hpc.core.states import Row
 from ca_hpc.errors import CaHpcError, ExitCode
 from ca_hpc.store.run_folder import RunFolder
 
 STATE = "local/state.json"
 POLL_S = 0.2
+ENDING_S = 30.0  # how long a cancellation waits for what runs to save and end
+# What becomes of elements whose scheduler is dead: nobody runs them.
+LOST: Final[Mapping[TaskState, TaskState]] = {
+    TaskState.RUNNING: TaskState.NODE_FAIL,
+    TaskState.PENDING: TaskState.CANCELLED,
+    TaskState.WAITING: TaskState.CANCELLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +44,53 @@ class LocalState:
     elements: Mapping[str, TaskState] = field(default_factory=dict)
 
 
-def launch(run: RunFolder) -> int:
-    """Start the scheduler of a run and return its process id."""
+def launch(run: RunFolder, submissions: Sequence[Submission] = ()) -> int:
+    """Start the scheduler of a run and return its process id.
+
+    It does what these submissions name, and leaves all else as it is; without any, everything.
+    The scheduler before must have ended.
+    """
     run.file("local").mkdir(exist_ok=True)
-    run.file(STATE).unlink(missing_ok=True)  # of a scheduler that is no more
-    argv = (sys.executable, "-I", "-m", "ca_hpc.executors.local", str(run.path))
+    numbers = (str(submission.number) for submission in submissions)
+    argv = (sys.executable, "-I", "-m", "ca_hpc.executors.local", str(run.path), *numbers)
+    states = _at_start(run, submissions)
     child = processes.start(argv, log=run.file("local", "scheduler.log"), own_session=True)
-    elements = {e.id: TaskState.WAITING for s in run.workflow.stages for e in s.elements}
-    state = LocalState(child.pid, _start_ticks(child.pid) or 0, elements)
-    if not run.file(STATE).exists():
-        run.write(STATE, state)
+    # whoever asks before it has said so itself
+    if not run.file(STATE).exists() or run.local_state(LocalState).pid != child.pid:
+        run.write(STATE, LocalState(child.pid, _start_ticks(child.pid) or 0, states))
     return child.pid
 
 
+def _at_start(run: RunFolder, submissions: Sequence[Submission]) -> dict[str, TaskState]:
+    """Every element's state when a scheduler starts: what it is not for stays what it was."""
+    elements = [e for s in run.workflow.stages for e in s.elements]
+    named = {name for submission in submissions for name in submission.elements}
+    before = query(run, [element.id for element in elements])
+    states = {}
+    for element in elements:
+        if not submissions or element.id in named:
+            states[element.id] = TaskState.WAITING
+        elif _completed(run, element):  # perhaps while its scheduler died
+            states[element.id] = TaskState.COMPLETED
+        else:
+            row = before.get(element.id)
+            states[element.id] = TaskState.CANCELLED if row is None else row.state
+    return states
+
+
+def _completed(run: RunFolder, element: Element) -> bool:
+    results = [run.result(task.id) for task in element.tasks]
+    return all(r is not None and r.state is TaskState.COMPLETED for r in results)
+
+
 def query(run: RunFolder, elements: Collection[str]) -> dict[str, Row]:
-    """State of these elements. What ran when the scheduler died is FAILED: nobody runs it."""
+    """State of these elements; of a scheduler that died, what that means for them (``LOST``)."""
     if not run.file(STATE).is_file():
         return {}
     state = run.local_state(LocalState)
     alive = _start_ticks(state.pid) == state.start_ticks
-    lost = {TaskState.RUNNING: TaskState.NODE_FAIL, TaskState.WAITING: TaskState.CANCELLED}
     return {
-        element: Row(known if alive else lost.get(known, known), node="local")
+        element: Row(known if alive else LOST.get(known, known))
         for element, known in state.elements.items()
         if element in elements
     }
@@ -71,10 +105,17 @@ def alive(run: RunFolder) -> bool:
 
 
 def cancel(run: RunFolder) -> None:
-    """Ask the scheduler to end; it stops its workers, which let their tasks save."""
+    """Ask the scheduler to end, and wait a while until it has.
+
+    It stops its workers, which let their tasks save.
+    """
     state = run.local_state(LocalState)
-    if _start_ticks(state.pid) == state.start_ticks:
-        os.kill(state.pid, signal.SIGTERM)
+    if _start_ticks(state.pid) != state.start_ticks:
+        return
+    os.kill(state.pid, signal.SIGTERM)
+    until = time.monotonic() + ENDING_S
+    while _start_ticks(state.pid) == state.start_ticks and time.monotonic() < until:
+        time.sleep(POLL_S)
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -88,17 +129,21 @@ def _start_ticks(pid: int) -> int | None:
 
 
 class Scheduler:
-    """Runs all elements of a run, stage after stage, as many at once as the machine holds."""
+    """Runs elements of a run, stage after stage, as many at once as the machine holds.
 
-    def __init__(self, run: RunFolder) -> None:
+    Those that the submissions name; without any, all.
+    """
+
+    def __init__(self, run: RunFolder, submissions: Sequence[Submission] = ()) -> None:
         self._run = run
+        self._submissions = submissions
         self._workflow = run.workflow
         node = run.cluster.node
         self._cpus = node.cpus or os.cpu_count() or 1
         self._gpus = list(map(str, range(node.gpus)))
-        self._states: dict[str, TaskState] = {
-            e.id: TaskState.WAITING for s in self._workflow.stages for e in s.elements
-        }
+        self._states = _at_start(run, submissions)
+        named = {name for submission in submissions for name in submission.elements}
+        self._mine = named if submissions else set(self._states)
         self._cancelled = False
 
     def run(self) -> ExitCode:
@@ -106,17 +151,28 @@ class Scheduler:
         signal.signal(signal.SIGTERM, self._cancel)
         signal.signal(signal.SIGINT, self._cancel)
         self._save()
-        ended: dict[str, bool] = {}
-        for stage in self._workflow.stages:
-            ready = stage.after is None or stage.condition == "afterany" or ended[stage.after]
-            ended[stage.name] = self._run_stage(stage) if ready else self._skip(stage)
+        stages = {stage.name: stage for stage in self._workflow.stages}
+        for stage in stages.values():
+            awaited = () if stage.after is None else stages[stage.after].elements
+            if stage.condition == "afterany" or self._succeeded(awaited):
+                self._run_stage(stage)
+            else:
+                self._skip(stage)
         if self._cancelled:
             return ExitCode.INTERRUPTED
-        return ExitCode.OK if all(ended.values()) else ExitCode.TASK_FAILED
+        mine = [element for stage in stages.values() for element in self._of(stage)]
+        return ExitCode.OK if self._succeeded(mine) else ExitCode.TASK_FAILED
 
-    def _run_stage(self, stage: Stage) -> bool:
-        waiting = list(stage.elements)
+    def _of(self, stage: Stage) -> list[Element]:
+        return [element for element in stage.elements if element.id in self._mine]
+
+    def _succeeded(self, elements: Sequence[Element]) -> bool:
+        return all(self._states[element.id] is TaskState.COMPLETED for element in elements)
+
+    def _run_stage(self, stage: Stage) -> None:
+        waiting = self._of(stage)
         later: dict[str, float] = {}  # elements that are tried again, and when
+        told: set[str] = set()
         running: dict[str, tuple[processes.Child, tuple[str, ...]]] = {}
         free_gpus = list(self._gpus)
         most = max(1, self._cpus // stage.resources.cpus)
@@ -148,32 +204,38 @@ class Scheduler:
                 failed = TaskState.CANCELLED if self._cancelled else TaskState.FAILED
                 self._set(name, TaskState.COMPLETED if status == 0 else failed)
             if self._cancelled:
-                for child, _ in running.values():
-                    child.send_signal(signal.SIGTERM)
+                for name in running.keys() - told:  # once: it passes on each signal to its tasks
+                    running[name][0].send_signal(signal.SIGTERM)
+                    told.add(name)
         for name in [*later, *(element.id for element in waiting)]:
             self._set(name, TaskState.CANCELLED)
-        return all(self._states[e.id] is TaskState.COMPLETED for e in stage.elements)
 
     def _again(self, stage: Stage, element_id: str) -> int | None:
         """Seconds until the element is run again, by the rules for its tasks; None: it is not."""
         _, element = self._workflow.stage_of(element_id)
-        failed = [t.id for t in element.tasks if history(self._run, t.id)]
+        order = self._order(element_id)
+        tasks = [t.id for t in element.tasks if order is None or order.names(element_id, t.id)]
+        failed = [task for task in tasks if history(self._run, task)]
         decisions = [decision_on(self._run, stage, task) for task in failed]
         waits = [decision.wait_s for decision in decisions if decision.again]
         return max(waits) if waits else None
 
-    def _skip(self, stage: Stage) -> bool:
-        for element in stage.elements:
+    def _order(self, element_id: str) -> Submission | None:
+        """The submission by which the element is run; None for a run's first."""
+        named = [s for s in self._submissions if element_id in s.elements]
+        return named[-1] if named else None
+
+    def _skip(self, stage: Stage) -> None:
+        for element in self._of(stage):
             self._states[element.id] = TaskState.CANCELLED
         self._save()
-        return False
 
     def _start(self, element: Element, gpus: tuple[str, ...]) -> processes.Child:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         python = self._workflow.node_python
         argv = [python, "-I", "-m", "ca_hpc.worker", str(self._run.path), element.id]
-        named = [s for s in self._run.submissions() if element.id in s.elements]
-        argv += [str(s.number) for s in named[-1:]]
+        order = self._order(element.id)
+        argv += [] if order is None else [str(order.number)]
         log = self._run.file("local", f"{element.id}.log")
         return processes.start(argv, env=environment, log=log)
 
@@ -190,9 +252,11 @@ class Scheduler:
 
 
 def main() -> None:
-    """``python -m ca_hpc.executors.local RUN``."""
+    """``python -m ca_hpc.executors.local RUN [SUBMISSION ...]``."""
     try:
-        sys.exit(int(Scheduler(RunFolder.open(Path(sys.argv[1]))).run()))
+        run = RunFolder.open(Path(sys.argv[1]))
+        submissions = [run.submission(int(number)) for number in sys.argv[2:]]
+        sys.exit(int(Scheduler(run, submissions).run()))
     except CaHpcError as error:
         print(f"error: {error.message}", file=sys.stderr)
         sys.exit(int(error.exit_code))

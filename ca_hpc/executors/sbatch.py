@@ -28,6 +28,8 @@ from ca_hpc.store.run_folder import RunFolder
 Call = Callable[[str, int], Callable[[], object]]
 
 SCRIPT = "job.sh"
+# Python is told of USR2 by us; until then, while modules are loaded and imported, it would end it
+DEAF = "trap '' USR2"
 # submitit's own bound on requeues after a time-out; a training of weeks in slices needs many
 MOST_TIMEOUTS = 1000
 MOST_SAID = 600  # characters of sbatch's complaint
@@ -117,7 +119,7 @@ def script(stage: Stage, workflow: Workflow, submission: Submission) -> str:
         command="exec " + shlex.join(map(str, argv)),
         folder=str(logs),
         map_count=count if count > 1 else None,
-        setup=list(workflow.setup) or None,
+        setup=[DEAF, *workflow.setup],
         **parameters(stage, submission),
     )
     return text

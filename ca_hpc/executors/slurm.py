@@ -139,7 +139,7 @@ def extend_dependency(jobs: Sequence[str], *, condition: str, after: Sequence[st
     SchedulerUnreachable, also when a job does not wait any more.
     """
     dependency = f"Dependency={condition}:" + ":".join(after)
-    for job in arrays(jobs):
+    for job in jobs:
         _command("scontrol", "update", f"JobId={job}", dependency)
 
 

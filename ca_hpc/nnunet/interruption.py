@@ -15,7 +15,10 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether a signal asked to stop. A context: the former handlers come back at its end."""
+    """Whether a signal asked to stop. A context, for a process that ends when it was asked.
+
+    At its end the former handlers come back; if it was asked, both signals stay ignored.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -32,8 +35,12 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Who asks may ask again (SLURM does, and sends its warning too) while what was saved is on
+        # its way to exit status 85: a former handler would turn that into an end by a signal, of
+        # which nobody knows whether it saved. The interpreter's own end resets handlers (Python's
+        # signalmodule.c, _PySignal_Fini), but leaves what is ignored ignored.
         for number, handler in self._former.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.asked else handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         # Forked loader workers inherit the handler and get the signal too where it goes to the

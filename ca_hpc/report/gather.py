@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder
 
 OWN_STAGE = "report"  # runs while the report is written
+NAMED = 3  # failed tasks in the summary
 
 
 def gather(run: RunFolder, *, created: str) -> ReportContent:
@@ -83,8 +84,7 @@ def _summary(
     if not scores:
         comparing = ", so that there is nothing to compare" if len(spec.arms) > 1 else ""
         yield f"No fold has finished{comparing}."
-        if failed := next((task for task in tasks if task.cause), None):
-            yield f"{failed.task} ended as {failed.state}: {failed.cause_lines[0]}"
+        yield from _failures([task for task in tasks if task.cause])
         return
     yield from outcome(scores, comparisons, weights=weights)
     delivered = {(score.arm, score.fold) for score in scores if score.split == VALIDATION}
@@ -100,6 +100,13 @@ def _summary(
                     f"Test set {name}: {arm} has predicted {len(found)} of {len(ids)} images: see "
                     "the table of tasks."
                 )
+
+
+def _failures(failed: Sequence[TaskRow]) -> Iterator[str]:
+    for task in failed[:NAMED]:
+        yield f"{task.task} ended as {task.state}: {task.cause_lines[0]}"
+    if more := len(failed[NAMED:]):
+        yield f"And {more} more: see the table of tasks."
 
 
 def _curves(run: RunFolder, spec: JobSpec) -> Iterator[Curve]:

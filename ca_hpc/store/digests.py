@@ -35,11 +35,16 @@ def sha256_file(path: Path, *, progress: Callable[[int], None] | None = None) ->
     return digest.hexdigest()
 
 
-def copy_hashing(source: Path, target: Path) -> str:
-    """Copy a file and return the SHA-256 of the bytes that were written. Raises OSError."""
+def copy_hashing(source: Path, target: Path, *, stopping: Callable[[], bool]) -> str | None:
+    """Copy a file and return the SHA-256 of the bytes that were written. Raises OSError.
+
+    None as soon as ``stopping`` says so; the copy is not whole then.
+    """
     digest = hashlib.sha256()
     with source.open("rb") as reading, target.open("wb") as writing:
         while chunk := reading.read(_CHUNK):
+            if stopping():
+                return None
             digest.update(chunk)
             writing.write(chunk)
     return digest.hexdigest()

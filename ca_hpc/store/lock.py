@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
+
+POLL_S = 0.2
+
+
+class Busy(Exception):
+    """Another process holds the lock, and does not let go."""
 
 
 @contextlib.contextmanager
-def held(path: Path, *, waiting: Callable[[], None]) -> Iterator[None]:
+def held(
+    path: Path, *, waiting: Callable[[], None], patience_s: float | None = None
+) -> Iterator[None]:
     """Hold the lock file ``path``; ``waiting`` is called once if another process holds it.
+
+    Raises Busy after ``patience_s`` seconds; None: never.
 
     A POSIX lock: it works across the nodes of a network file system (NFS 4, Lustre with
     ``flock``) and ends with its process. The file stays, since deleting it would let a third
@@ -21,5 +33,20 @@ def held(path: Path, *, waiting: Callable[[], None]) -> Iterator[None]:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             waiting()
-            fcntl.lockf(stream, fcntl.LOCK_EX)
+            _wait(stream, patience_s)
         yield
+
+
+def _wait(stream: TextIO, patience_s: float | None) -> None:
+    if patience_s is None:
+        fcntl.lockf(stream, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError) as error:
+            if time.monotonic() > deadline:
+                raise Busy(stream.name) from error
+            time.sleep(POLL_S)

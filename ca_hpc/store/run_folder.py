@@ -278,12 +278,18 @@ class RunFolder:
         """How an attempt ended; None while it runs, and if it was killed."""
         return self._of_attempt(Result, folder / "result.json")
 
-    def result(self, task_id: str) -> Result | None:
+    def result(self, task_id: str, *, since: int = 0) -> Result | None:
         """How the task stands: its completed attempt, else the newest that has ended.
 
         So an old copy on a lost node, ending late, takes nothing back. None while there is none.
+        ``since``: only what jobs of this submission or later ones have done.
         """
-        ended = [self.attempt_result(folder) for folder in reversed(self.attempts(task_id))]
+        attempts = [
+            folder
+            for folder in reversed(self.attempts(task_id))
+            if not since or ((own := self.attempt_record(folder)) and own.submission >= since)
+        ]
+        ended = [self.attempt_result(folder) for folder in attempts]
         found = [result for result in ended if result is not None]
         completed = (result for result in found if result.state is TaskState.COMPLETED)
         return next(completed, found[0] if found else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shlex
 import signal
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from typing import Final
 
 from ca_hpc import processes
 from ca_hpc.attempts.evidence import oom_kills
-from ca_hpc.attempts.history import decision_on, gpu_hours, history
+from ca_hpc.attempts.history import current_result, decision_on, gpu_hours, history
 from ca_hpc.attempts.verdicts import STATES, interrupted, judge
 from ca_hpc.core.environment import share
 from ca_hpc.core.failures import Verdict
@@ -32,7 +33,8 @@ from ca_hpc.core.model import (
     TaskState,
     Workflow,
 )
-from ca_hpc.core.record import Attempt, Result, Submission
+from ca_hpc.core.record import Attempt, Result, Submission, tasks_of
+from ca_hpc.core.retry import Decision
 from ca_hpc.core.rules import Failure
 from ca_hpc.errors import CaHpcError, ExitCode
 from ca_hpc.runtimes.apptainer import MOUNT_RECORD
@@ -56,7 +58,6 @@ class Stop(str, Enum):
     WARNED = "warned"  # the time limit is near, or others need the node: goes on in another job
     ENDING = "ending"  # SLURM is ending the job, and knows whether it is queued again
     BUDGET = "budget"  # the run has used its GPU hours
-    SUPERSEDED = "superseded"  # a newer attempt runs elsewhere: this job's node was given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,10 @@ class Execution:
         self._workflow: Workflow = run.workflow
         self._submission = submission
         self._running: dict[str, tuple[processes.Child, Path]] = {}
+        self._superseded: set[str] = set()  # newer attempts run elsewhere: this node was given up
         self._stopping = threading.Event()
         self._began_s = self._now_s()  # a second or two after the job did
+        self._ends_at_s: int | None = None
         self.stop_reason: Stop | None = None
 
     def run(self, element_id: str) -> tuple[Outcome, ...]:
@@ -112,10 +115,14 @@ class Execution:
         With one slot they run in order, and one that does not complete ends the element.
         """
         stage, element = self._workflow.stage_of(element_id)
+        self._ends_at_s = self._end_of_job(stage)
         waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in self._of_submission(element):
             waiting.put(task)
-        with stage_in(self._run, stage, node=self._node, wanted=not waiting.empty()) as staged:
+        wanted = not waiting.empty()
+        with stage_in(
+            self._run, stage, node=self._node, wanted=wanted, stopping=self._stopping.is_set
+        ) as staged:
             results = self._in_slots(waiting, stage, element=element, staged=staged)
         return tuple(Outcome(result.task, result, self._is_newest(result)) for result in results)
 
@@ -137,22 +144,35 @@ class Execution:
         _, element = self._workflow.stage_of(element_id)
         return tuple(task.id for task in self._of_submission(element))
 
+    @property
+    def warned(self) -> bool:
+        """The job was asked to save and to go on elsewhere; or its time is up."""
+        return self.stop_reason is Stop.WARNED or (self._signalled and self._time_is_up)
+
+    @property
+    def ending(self) -> bool:
+        """SLURM is ending the job: it was cancelled, or is queued again. Not its time limit."""
+        return self._signalled and not self._time_is_up
+
+    @property
+    def _signalled(self) -> bool:
+        return self.stop_reason is Stop.ENDING
+
+    @property
+    def _time_is_up(self) -> bool:
+        return self._ends_at_s is not None and self._now_s() >= self._ends_at_s
+
     def _of_submission(self, element: Element) -> list[Task]:
-        own = self._submission
-        if own is None:
+        if self._submission is None:
             return list(element.tasks)
-        later = [
-            s
-            for s in self._run.submissions()
-            if s.number > own.number and self._node.job not in s.after and s.refused is None
-        ]
-        return [
-            task
-            for task in element.tasks
-            if own.names(element.id, task.id)
-            # else somebody, or an earlier start of this job, has handed it to other jobs
-            and not any(s.names(element.id, task.id) for s in later)
-        ]
+        ours = tasks_of(
+            self._submission,
+            element.id,
+            [task.id for task in element.tasks],
+            submissions=self._run.submissions(),
+            job=self._node.job,
+        )
+        return [task for task in element.tasks if task.id in ours]
 
     def _in_slots(
         self, waiting: queue.SimpleQueue[Task], stage: Stage, *, element: Element, staged: Staged
@@ -183,28 +203,64 @@ class Execution:
             # in steps, so that the main thread can answer signals
             for thread in threads:
                 thread.join(timeout=0.2)
-            if time.monotonic() - looked >= LOOK_EVERY_S:
-                looked = time.monotonic()
-                self._stop_superseded()
-            if time.monotonic() - reckoned >= RECKON_EVERY_S:
-                reckoned = time.monotonic()
-                if stage.resources.gpus and self._over_budget() is not None:
-                    self.stop(Stop.BUDGET)
+            # shared storage that is away for a moment is no reason to leave the tasks alone
+            with contextlib.suppress(OSError, CaHpcError):
+                if time.monotonic() - looked >= LOOK_EVERY_S:
+                    looked = time.monotonic()
+                    self._stop_superseded()
+                if time.monotonic() - reckoned >= RECKON_EVERY_S:
+                    reckoned = time.monotonic()
+                    if stage.resources.gpus and self._over_budget() is not None:
+                        self.stop(Stop.BUDGET)
         return results
 
     def _standing(self, task: Task, stage: Stage) -> Result | None:
-        """The result that makes another attempt needless, or useless; None: the task is to run."""
-        result = self._run.result(task.id)
-        again = self._submission is not None and self._submission.again
+        """The result that makes another attempt needless, or useless; None: the task is to run.
+
+        Attempts that died without a result count too: else a job that is killed each time would be
+        started for ever.
+        """
+        result = current_result(self._run, task.id)
         if result is not None and result.state is TaskState.COMPLETED:
-            # one that is to be done again is done when this very job has done it
-            own = self._run.attempt_record(self._run.attempt(task.id, result.attempt))
-            mine = own is not None and own.submission >= self._number
-            return result if mine or not again else None
-        if result is None or not history(self._run, task.id):
+            return result
+        if not history(self._run, task.id):
             return None
         decision = decision_on(self._run, stage, task.id)
-        return None if decision.again else result
+        if decision.again:
+            return None
+        newest = self._run.attempts(task.id)[-1].name
+        return (
+            result
+            if result is not None and result.attempt == newest
+            else self._give_up(task, stage, decision)
+        )
+
+    def _give_up(self, task: Task, stage: Stage, decision: Decision) -> Result:
+        """An attempt that is not begun, to say why none is any more."""
+        number, attempt = self._run.new_attempt(
+            task.id, job=self._node.job, restart=self._node.restart
+        )
+        now = self._node.now().isoformat(timespec="seconds")
+        record = Attempt(
+            number, self._node.job, self._node.restart, self._node.name, 0, now, (), self._number
+        )
+        self._run.write_attempt(attempt, record)
+        failure = decision.failure
+        result = Result(
+            task=task.id,
+            attempt=attempt.name,
+            state=STATES[failure],
+            exit_code=int(ExitCode.TASK_FAILED),
+            started=now,
+            ended=now,
+            seconds=0.0,
+            host=self._node.name,
+            cause=decision.why,
+            hint=f"ca-hpc retry {shlex.quote(str(self._run.path))} {task.id}",
+            failure=failure.value,
+        )
+        self._run.write_result(attempt, result)
+        return result
 
     def _attempt(
         self, task: Task, stage: Stage, *, slot: int, element: Element, staged: Staged
@@ -274,7 +330,7 @@ class Execution:
             return int(ExitCode.TASK_FAILED), over, None
         self._check_image(staged.image)
         killed = oom_kills()
-        ends_at_s = self._ends_at_s(stage)
+        ends_at_s = self._ends_at_s if stage.name in SLICED else None
         with tempfile.TemporaryDirectory(
             prefix="ca-hpc-", dir=self._node_local(), ignore_cleanup_errors=True
         ) as work_folder:
@@ -304,7 +360,8 @@ class Execution:
             self._running[task.id] = (child, attempt)
             if self._stopping.is_set():  # it came before there was a child to tell
                 child.send_signal(STOP_SIGNAL)
-            self._run.write_attempt(attempt, replace(record, pid=child.pid, argv=command.argv))
+            with contextlib.suppress(OSError):  # a full disk: the task is to say so, not we
+                self._run.write_attempt(attempt, replace(record, pid=child.pid, argv=command.argv))
             status = child.wait()
             del self._running[task.id]
             mount = _word(Path(work_folder) / MOUNT_RECORD)
@@ -312,16 +369,16 @@ class Execution:
             return 0, None, mount
         stopped = self._stopping.is_set()
         if status == INTERRUPTED_STATUS:
-            return status, self._why_interrupted(ends_at_s), mount
+            return status, self._why_interrupted(task.id, ends_at_s), mount
         verdict = judge(status, self._run, attempt, asked_to_stop=stopped, oom_kills_before=killed)
         return status, verdict, mount
 
-    def _why_interrupted(self, ends_at_s: int | None) -> Verdict:
+    def _why_interrupted(self, task: str, ends_at_s: int | None) -> Verdict:
+        if task in self._superseded:
+            return interrupted(Failure.NODE)
         match self.stop_reason:
             case Stop.BUDGET:
                 return self._over_budget() or interrupted(Failure.BUDGET)
-            case Stop.SUPERSEDED:
-                return interrupted(Failure.NODE)
             # None: by itself, or by a signal that came to it alone
             case Stop.WARNED | Stop.ENDING | None:
                 near = ends_at_s is not None and ends_at_s - self._now_s() < NEAR_S
@@ -330,20 +387,20 @@ class Execution:
     def _stop_superseded(self) -> None:
         """End what has a newer attempt: SLURM gave this node up and started the task elsewhere."""
         for task, (child, attempt) in list(self._running.items()):
-            if self._run.attempts(task)[-1].name > attempt.name:
-                self.stop_reason = self.stop_reason or Stop.SUPERSEDED
+            if any(other.name > attempt.name for other in self._run.attempts(task)):
+                self._superseded.add(task)
                 with contextlib.suppress(ProcessLookupError):
                     child.send_signal(STOP_SIGNAL)
 
     def _over_budget(self) -> Verdict | None:
-        most = self._workflow.max_gpu_hours
+        most = self._run.workflow.max_gpu_hours  # as it is now: `retry` may have raised it
         if most is None:
             return None
         used = gpu_hours(self._run, now=self._node.now())
         return None if used < most else interrupted(Failure.BUDGET, used=used, most=most)
 
     def _is_newest(self, result: Result) -> bool:
-        return self._run.attempts(result.task)[-1].name <= result.attempt
+        return all(other.name <= result.attempt for other in self._run.attempts(result.task))
 
     @property
     def _number(self) -> int:
@@ -353,9 +410,9 @@ class Execution:
         changed = None if self._submission is None else self._submission.memory_mib
         return changed or stage.resources.memory_mib
 
-    def _ends_at_s(self, stage: Stage) -> int | None:
-        """When the step must have ended, for those that can stop by themselves."""
-        if self._workflow.executor == "local" or stage.name not in SLICED:
+    def _end_of_job(self, stage: Stage) -> int | None:
+        """When steps must have ended: a little before the job does."""
+        if self._workflow.executor == "local":
             return None
         told = self._node.ends_at_s
         return (told or int(self._began_s) + stage.resources.time_s) - SPARE_S

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,25 +32,42 @@ class Staged:
 
 
 @contextlib.contextmanager
-def stage_in(run: RunFolder, stage: Stage, *, node: Node, wanted: bool) -> Iterator[Staged]:
+def stage_in(
+    run: RunFolder,
+    stage: Stage,
+    *,
+    node: Node,
+    wanted: bool,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Staged]:
     """Copy image and preprocessed data for the tasks of one element; gone at the end.
 
     Only where the profile names a node-local folder that exists on the node, and there is room:
-    anything else, a full disk included, is told and the shared storage is read. Raises
-    DigestMismatch for an image that is not the recorded one.
+    anything else, a full disk included, is told and the shared storage is read. ``stopping``: the
+    copies are not wanted any more. Raises DigestMismatch for an image that is not the recorded one.
     """
     flow = run.workflow
     local = node.folder(flow.node_local)
     if not wanted or local is None or flow.staging == "never" or stage.name not in STAGED:
         yield Staged()
         return
-    with tempfile.TemporaryDirectory(
-        prefix="ca-hpc-staged-", dir=local, ignore_cleanup_errors=True
-    ) as folder:
-        yield Staged(_data(run, Path(folder)), _image(run, Path(folder)))
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(
+                        prefix="ca-hpc-staged-", dir=local, ignore_cleanup_errors=True
+                    )
+                )
+            )
+        except OSError as error:
+            _tell("image and data", error)
+            yield Staged()
+            return
+        yield Staged(_data(run, folder, stopping=stopping), _image(run, folder, stopping=stopping))
 
 
-def _data(run: RunFolder, folder: Path) -> str | None:
+def _data(run: RunFolder, folder: Path, *, stopping: Callable[[], bool]) -> str | None:
     source, target = run.preprocessed, folder / "preprocessed"
     try:
         dataset = source / run.cases.dataset
@@ -59,6 +76,8 @@ def _data(run: RunFolder, folder: Path) -> str | None:
         if not _room(folder, sum(file.stat().st_size for file in files)):
             return None
         for file in files:
+            if stopping():
+                return None
             copy = target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
@@ -73,15 +92,19 @@ def _below(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _image(run: RunFolder, folder: Path) -> str | None:
+def _image(run: RunFolder, folder: Path, *, stopping: Callable[[], bool]) -> str | None:
     pin = run.workflow.runtime.image
-    if pin is None or not _room(folder, Path(pin.path).stat().st_size):
+    if pin is None:
         return None
     target = folder / "image.sif"
     try:
-        found = copy_hashing(Path(pin.path), target)
+        if not _room(folder, Path(pin.path).stat().st_size):
+            return None
+        found = copy_hashing(Path(pin.path), target, stopping=stopping)
     except OSError as error:
         _tell("the image", error)
+        return None
+    if found is None:
         return None
     if found != pin.sha256:
         raise DigestMismatch(

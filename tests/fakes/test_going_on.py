@@ -18,8 +18,9 @@ from ca_hpc.actions.prepare import Host
 from ca_hpc.actions.retry import retry
 from ca_hpc.actions.status import status
 from ca_hpc.actions.submit import submit
+from ca_hpc.attempts.history import current_result
 from ca_hpc.continuation import ways
-from ca_hpc.continuation.follow import follow
+from ca_hpc.continuation.follow import changed_already, follow
 from ca_hpc.continuation.further import further
 from ca_hpc.continuation.job import Job
 from ca_hpc.continuation.steward import look_after
@@ -28,7 +29,7 @@ from ca_hpc.core.record import Attempt, Result, Submission
 from ca_hpc.core.rules import Failure
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.worker.execution import Outcome
+from ca_hpc.worker.execution import Execution, Outcome
 from ca_hpc.worker.node import Node
 from tests.fakes.conftest import FakeSlurm, job_ids
 
@@ -76,7 +77,7 @@ def complete(run: RunFolder, *stages: str) -> None:
 
 def seen_by(run: RunFolder, element: str, **environment: str) -> Job:
     """A job of the run, as it sees itself."""
-    submission = [s for s in run.submissions() if element in s.elements][-1]
+    submission = [s for s in run.submissions() if s.confirmed and element in s.elements][-1]
     array, _, index = submission.of(element)[0].partition("_")
     variables = {
         "SLURM_JOB_ID": array,
@@ -140,7 +141,7 @@ def test_a_bad_gpu_leads_to_a_job_on_another_node(run: RunFolder) -> None:
 def test_what_would_fail_again_is_lost_and_says_why(run: RunFolder, failure: Failure) -> None:
     found = follow(seen_by(run, "train.1"), [outcome(run, TRAININGS[1], failure)])
     assert (found.as_it_is, found.changed) == ((), ())
-    assert failure.value in found.lost[TRAININGS[1]]
+    assert failure.value in found.lost[TRAININGS[1]].why
 
 
 def test_a_task_that_another_job_has_taken_over_is_none_of_its_business(run: RunFolder) -> None:
@@ -153,7 +154,7 @@ def test_five_interruptions_without_progress_are_enough(run: RunFolder) -> None:
     for _ in range(5):
         end(run, TRAININGS[1], job="103_1", failure=Failure.PREEMPTED)
     found = follow(seen_by(run, "train.1"), [outcome(run, TRAININGS[1], Failure.PREEMPTED)])
-    assert "no further" in found.lost[TRAININGS[1]]
+    assert "no further" in found.lost[TRAININGS[1]].why
 
 
 # --- three ways ----------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def test_what_died_without_a_word_is_submitted_again_and_this_stage_behind_it(
     queue(slurm, j103_1="FAILED", j104="RUNNING", j105="PENDING")
     said = look_after(seen_by(run, "evaluate.0"))
     assert said is not None
-    assert TRAININGS[1] in said
+    assert "jobs 201, 202" in said
     training, evaluation = further_calls(slurm)
     assert option(training, "mem") == "3750M"
     assert option(training, "dependency") is None
@@ -279,7 +280,8 @@ def test_retry_submits_what_failed_and_has_what_waits_wait_for_it(
     slurm: FakeSlurm, run: RunFolder
 ) -> None:
     end(run, TRAININGS[1], job="103_1", failure=Failure.CODE)
-    queue(slurm, j103_0="RUNNING", j103_1="FAILED", j103_2="RUNNING", j104="PENDING")
+    running = dict.fromkeys(("j103_0", "j103_2"), "RUNNING")
+    queue(slurm, j103_1="FAILED", j104="PENDING", j105="PENDING", **running)
     done = retry(run, say=pytest.fail)
     assert (done.tasks, done.jobs) == ((TRAININGS[1],), ("201",))
     (call,) = further_calls(slurm)
@@ -321,7 +323,7 @@ def test_of_packed_tasks_only_those_that_failed_are_submitted_while_their_siblin
     end(run, TRAININGS[1], job="103", failure=Failure.CODE)
     for task in (TRAININGS[0], TRAININGS[2]):
         run.new_attempt(task, job="103", restart=0)
-    queue(slurm, j103="RUNNING", j104="PENDING")
+    queue(slurm, j103="RUNNING", j104="PENDING", j105="PENDING")
     assert retry(run, say=pytest.fail).tasks == (TRAININGS[1],)
     assert run.submissions()[-1].tasks == (TRAININGS[1],)
     queue(slurm, j103="RUNNING", j104="PENDING", j201="PENDING")
@@ -396,3 +398,82 @@ def test_a_task_that_is_queued_again_is_not_shown_as_it_was(
 def test_a_warning_before_the_first_attempt_loses_nobody(run: RunFolder) -> None:
     found = follow(seen_by(run, "train.1"), [], unbegun=[TRAININGS[1]])
     assert (found.as_it_is, found.changed, found.lost) == ((TRAININGS[1],), (), {})
+
+
+# --- what an attacker found ----------------------------------------------------------------------
+
+
+def die(run: RunFolder, task: str, *, job: str) -> None:
+    """An attempt that leaves no result."""
+    number, attempt = run.new_attempt(task, job=job, restart=0)
+    of = next(s.number for s in run.submissions() if job in dict(map(reversed, s.jobs)))
+    run.write_attempt(attempt, Attempt(number, job, 0, "node1", 7, NOW.isoformat(), (), of))
+
+
+def test_a_job_with_too_little_memory_hands_over_before_it_begins(run: RunFolder) -> None:
+    end(run, TRAININGS[1], job="103_1", failure=Failure.HOST_MEMORY)
+    (draft,) = changed_already(seen_by(run, "train.1"))
+    assert (draft.elements, draft.memory_mib) == (("train.1",), 3750)
+
+
+def test_an_heir_takes_over_only_what_nobody_else_has_in_hand(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    text = ONE_ARM + "resources: {train: {pack: 3, cpus: 3}}\n"
+    run = submitted(job_file, host, text=text, site="continuation: resubmit\n")
+    complete(run, "prepare", "preprocess")
+    end(run, TRAININGS[1], job="103", failure=Failure.CODE)
+    queue(slurm, j103="RUNNING", j104="PENDING", j105="PENDING")
+    job = seen_by(run, "train.0")
+    retry(run, say=pytest.fail)
+    ways.prepare_heir(job)
+    heir = run.submissions()[-1]
+    assert heir.after == ("103",)
+    assert heir.tasks == (TRAININGS[0], TRAININGS[2])
+
+
+def test_a_redo_that_fails_can_be_done_again(slurm: FakeSlurm, run: RunFolder) -> None:
+    complete(run, "train.0", "train.2", "evaluate", "report")
+    end(run, TRAININGS[1], job="103_1", failure=Failure.CODE)
+    queue(slurm, j103_1="FAILED")
+    retry(run, say=pytest.fail)
+    end(run, TRAININGS[1], job="201")
+    end(run, "evaluate", job="202", failure=Failure.DISK)
+    queue(slurm, j201="COMPLETED", j202="FAILED", j203="CANCELLED")
+    done = retry(run, say=pytest.fail)
+    assert set(done.tasks) == {"evaluate", "report"}
+    job = seen_by(run, "evaluate.0")
+    execution = Execution(run, job.node, submission=job.submission)
+    assert execution.wanted("evaluate.0") == ("evaluate",)
+    result = current_result(run, "evaluate")
+    assert result is None or result.state is not TaskState.COMPLETED
+
+
+def test_what_could_not_start_for_want_of_a_stage_starts_after_it(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    run = submitted(job_file, host, text=ONE_ARM)
+    die(run, "prepare-shard0", job="101")
+    kept_back = "CANCELLED|node1|DependencyNeverSatisfied"
+    rows = "101|FAILED|node1|None\n" + "".join(
+        f"{job}|{kept_back}\n" for job in ("102", "103_0", "103_1", "103_2")
+    )
+    rows += "104|RUNNING|node1|None\n105|PENDING||Dependency\n"
+    slurm.answer({"squeue": [{"stdout": rows}], "sbatch": LATER})
+    assert look_after(seen_by(run, "evaluate.0")) is not None
+    found = [(s.stage, s.after) for s in run.submissions()][5:]
+    assert [stage for stage, _ in found] == ["prepare", "preprocess", "train", "evaluate"]
+
+
+def test_what_nobody_knows_of_is_settled_before_more_is_submitted(
+    slurm: FakeSlurm, run: RunFolder
+) -> None:
+    complete(run, "train.0", "train.2")
+    end(run, TRAININGS[1], job="103_1", failure=Failure.NODE)
+    open_one = run.new_submission(Submission(0, "train", "", ("train.1",), by="103_1"))
+    # an intent is not a job: the same job, started anew, still has its task
+    assert seen_by(run, "train.1").tasks == (TRAININGS[1],)
+    further(run, Submission(0, "train", "", ("train.1",), by="103_1"))
+    names = [name for _, name in slurm.queue]
+    assert names.count(open_one.job_name) == 1
+    assert all(s.confirmed for s in run.submissions())

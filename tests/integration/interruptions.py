@@ -115,7 +115,7 @@ def scancel(victim: Victim) -> None:
     victim.user("scancel", victim.job_id())
     until(lambda: victim.status()["state"] == "CANCELLED", seconds=60)
     until(lambda: victim.job().state in queue.OVER, seconds=60)
-    done = victim.scene.site.ca_hpc("retry", str(victim.run))
+    done = victim.scene.site.ca_hpc("retry", str(victim.run), victim.task)
     assert done.returncode == 0, done.stderr
 
 
@@ -202,6 +202,8 @@ def interrupted_run(
             threads.submit(interrupt_all, *each) for each in zip(victims, plans, seeds, strict=True)
         ]
     broken = [str(course.exception()) for course in courses if course.exception()]
+    if broken:
+        site.ca_hpc("cancel", str(run))
     assert not broken, "\n".join(broken)
     status = site.follow(run)
     assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(run, status)

@@ -21,5 +21,5 @@ def test_thirty_interruptions_lose_nothing(scenes: Sequence[Scene], seed: int) -
             threads.submit(interrupted_run, scene, some, name="again", rng=random.Random(drawn))
             for scene, some, drawn in zip(scenes, plans, seeds, strict=True)
         ]
-    told = [line for run in runs for line in run.result()]
+        told = [line for run in runs for line in run.result()]
     assert len(told) == 30

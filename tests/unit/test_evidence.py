@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from ca_hpc import processes
 from ca_hpc.attempts.evidence import MOST_LINES, oom_kills, tail, told
+from ca_hpc.attempts.history import dead
+from ca_hpc.attempts.verdicts import judge
 from ca_hpc.core.codec import encode
 from ca_hpc.core.failures import TOLD_MARK, Evidence, Told, Verdict, diagnose
 from ca_hpc.core.rules import Failure
+from ca_hpc.store.run_folder import RunFolder
 
 F = Failure
 
@@ -216,3 +219,33 @@ def test_what_torch_says_is_understood(tmp_path: Path, body: str, failure: Failu
     verdict = judged(tmp_path, body)
     assert verdict.failure is failure
     assert verdict.lines
+
+
+@pytest.mark.parametrize(
+    ("body", "fatal"),
+    [("ctypes.string_at(0)", "Segmentation fault"), ("os.abort()", "Aborted")],
+)
+def test_a_trainer_that_really_crashes_is_found_in_what_python_wrote(
+    tmp_path: Path, body: str, fatal: str
+) -> None:
+    trainers = tmp_path / "trainers"
+    trainers.mkdir()
+    (trainers / "mine.py").write_text(f"import ctypes, os\ndef train_step():\n    {body}\n")
+    call = f"import faulthandler; faulthandler.enable(); sys.path.insert(0, {str(trainers)!r})"
+    verdict = judged(tmp_path, f"{call}; import mine; mine.train_step()")
+    assert verdict.failure is F.CRASH
+    assert verdict.lines == (
+        f"Fatal Python error: {fatal}",
+        f'  File "{trainers}/mine.py", line 3 in train_step',
+    )
+    assert "mend RUN/trainers/mine.py" in str(verdict.hint)
+
+
+def test_what_is_written_down_can_be_typed(tmp_path: Path) -> None:
+    place = tmp_path / "my runs"
+    place.mkdir()
+    run = RunFolder.create(place, "neck")
+    _, attempt = run.new_attempt("train-x-fold1", job="7", restart=0)
+    typed = f"ca-hpc logs '{run.path}' train-x-fold1"
+    assert str(judge(-11, run, attempt).hint).endswith(typed)
+    assert str(dead(run, attempt).hint).endswith(typed)

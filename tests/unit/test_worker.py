@@ -537,7 +537,6 @@ def test_a_copy_on_a_node_that_was_given_up_notices_and_ends(
     place.newest("a", "ready")
     place.run.new_attempt("a", job="1", restart=1)
     running.join(timeout=WAIT_S)
-    assert execution.stop_reason is Stop.SUPERSEDED
     assert place.result("a").failure == "node"
 
 
@@ -562,3 +561,17 @@ def test_what_failed_for_good_is_not_run_again_when_the_job_is_queued_again(
     with pytest.raises(TaskFailed):
         ran(place.execution())
     assert len(place.run.attempts("a")) == 1
+
+
+def test_attempts_that_die_without_a_word_are_not_begun_for_ever(element: Elements) -> None:
+    place = element(a="exit 0")
+    for restart in range(3):
+        number, attempt = place.run.new_attempt("a", job="1", restart=restart)
+        record = Attempt(number, str(restart), 0, "n", 7, "2025-01-01T00:00:00+00:00", ())
+        place.run.write_attempt(attempt, record)
+    with pytest.raises(TaskFailed):
+        ran(place.execution())
+    result = place.result("a")
+    assert result.failure == "unknown"
+    assert "in vain" in str(result.cause)
+    assert result.seconds == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ca_hpc.core import door
 from ca_hpc.core.codec import decode, encode
-from ca_hpc.core.expand import expand
+from ca_hpc.core.expand import expand, sliced
 from ca_hpc.core.model import Runtime, Stage, Workflow
 from ca_hpc.core.profile import Cluster
 from ca_hpc.core.rules import Failure
@@ -241,10 +241,30 @@ def test_however_packed_every_task_is_in_one_element(pack: int, folds: int) -> N
 
 
 def test_a_longer_time_than_the_site_allows_is_refused_with_the_longest() -> None:
+    site = 'limits: {longest_job: "12:00:00"}\n'
     with pytest.raises(
         SpecError, match=r"resources\.train\.time: 1-00:00:00 is more than"
     ) as refused:
-        expanded("", 'limits: {longest_job: "12:00:00"}\n')
+        expanded("", site)
+    assert refused.value.hint == (
+        'write at most "12:00:00", or keep the time and cut it: slice: "12:00:00"'
+    )
+    assert stage("train", 'resources: {train: {slice: "12:00:00"}}\n', site).links == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("train: {slice: 13h}", r"resources\.train\.slice: 13:00:00 is more than the 12:00:00"),
+        (
+            "train: {time: 12h}, report: {time: 13h}",
+            r"resources\.report\.time: 13:00:00 is more than the 12:00:00",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_to_be_shorter(asked: str, told: str) -> None:
+    with pytest.raises(SpecError, match=told) as refused:
+        expanded(f"resources: {{{asked}}}\n", "limits: {longest_job: 12h}\n")
     assert refused.value.hint == 'write at most "12:00:00"'
 
 
@@ -346,20 +366,42 @@ def test_where_sites_continue_by_arrays_a_chain_has_the_slices_of_the_time_and_t
 
 def test_links_count_as_jobs() -> None:
     site = "continuation: array\nlimits: {jobs: 100}\n"
-    with pytest.raises(SpecError, match="104 jobs are more than the 100"):
+    with pytest.raises(SpecError, match="104 jobs are more than the 100") as refused:
         expanded(SLICED, site)
+    assert refused.value.hint == (
+        "each training is a chain of 10 jobs (continuation: array): a longer "
+        "resources.train.slice, resources.train.pack, or continuation: resubmit"
+    )
+    with pytest.raises(SpecError, match="34 jobs are more than the 20") as refused:
+        expanded("", "continuation: array\nlimits: {jobs: 20}\n")
+    assert "slice" not in str(refused.value.hint)  # there is none that could be longer
+
+
+def test_a_profile_cannot_cut_what_is_one_job_either() -> None:
+    with pytest.raises(SpecError, match="only predict and train can be cut") as refused:
+        expanded("", "resources: {evaluate: {slice: 1h}}\n")
+    assert "cluster profile" in str(refused.value.hint)
+
+
+def test_a_shorter_time_of_the_job_counts_over_the_slice_of_the_profile() -> None:
+    train = stage("train", "resources: {train: {time: 1h}}\n", "resources: {train: {slice: 3h}}\n")
+    assert train.resources.time_s == 3600
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("cluster", "told"),
     [
-        ('resources: {train: {slice: "60s"}}\n', "too short to start, train and save"),
-        ('resources: {evaluate: {slice: "1:00:00"}}\n', "only predict and train can be cut"),
+        ("", {"train": 24 * 3600}),
+        ("continuation: array\n", {"train": 24 * 3600}),
+        ("executor: local\n", {}),  # nothing ends a process there
     ],
 )
-def test_a_slice_that_makes_no_sense_is_refused(line: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
-        expanded(line)
+def test_what_is_cut_into_slices_is_known_with_its_whole_time(
+    cluster: str, told: dict[str, int]
+) -> None:
+    spec = completed(door.read(JobSpec, JOB + SLICED, file="job.yaml"))
+    site = door.read(Cluster, CLUSTER + cluster, file="here.yaml")
+    assert sliced(spec, site, expanded(SLICED, cluster, test_sets=True)) == told
 
 
 @pytest.mark.parametrize(("time", "signal"), [("24:00:00", "B:USR2@120"), ("2min", "B:USR2@15")])

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ca_hpc.core.failures import (
-    MOST_CHARACTERS,
-    MOST_LINES,
     UNSAID_STATUS,
     Evidence,
     Told,
     Verdict,
+    addressed,
     diagnose,
 )
+from ca_hpc.core.log_lines import MOST_CHARACTERS, MOST_LINES
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.rules import DEFAULTS, Failure
 from ca_hpc.core.states import Row
@@ -524,6 +524,149 @@ def test_an_exception_is_shown_with_the_place_that_raised_it() -> None:
         "ValueError: no such fold (/data/mine/trainer.py, line 33, in train_step)"
     )
     assert verdict.lines == (log[5], log[6], log[7])
+
+
+# --- code of the user's own
+
+PACKAGES = "/opt/venv/lib/python3.11/site-packages"
+MEND = (
+    "mend RUN/trainers/mine.py (the run uses this copy, not your folder), then: "
+    "ca-hpc retry RUN TASK"
+)
+SEE = "see its log: ca-hpc logs RUN TASK"
+MINE = ("/runs/a-001/trainers/mine.py", "train_step")
+OURS = (f"{PACKAGES}/ca_hpc/nnunet/trainer.py", "_train_iterations")
+TORCH = (f"{PACKAGES}/torch/nn/functional.py", "conv3d")
+RUNPY = ("<frozen runpy>", "_run_code")
+STDLIB = ("/usr/lib/python3.11/json/decoder.py", "decode")
+
+
+def traceback(*frames: tuple[str, str], said: str = "ValueError: no") -> tuple[str, ...]:
+    """As Python writes it, outermost first."""
+    shown = [
+        line
+        for file, name in frames
+        for line in (f'  File "{file}", line 8, in {name}', "    code()", "    ^^^^^^")
+    ]
+    return ("Traceback (most recent call last):", *shown, said)
+
+
+@pytest.mark.parametrize(
+    ("frames", "hint"),
+    [
+        ((RUNPY, OURS, MINE), MEND),
+        ((RUNPY, OURS, MINE, TORCH), MEND),
+        ((RUNPY, OURS, MINE, STDLIB), MEND),
+        ((OURS, ("/home/me/trainers/runs/a/trainers/mine.py", "train_step")), MEND),
+        ((RUNPY, OURS, MINE, OURS), SEE),
+        ((RUNPY, OURS, TORCH), SEE),
+        ((OURS, (f"{PACKAGES}/other/trainers/mine.py", "step")), SEE),
+    ],
+)
+def test_who_wrote_the_trainer_that_raised_is_told_which_copy_to_mend(
+    frames: tuple[tuple[str, str], ...], hint: str
+) -> None:
+    assert of_error("ValueError: no", lines=traceback(*frames)).hint == hint
+
+
+def test_only_the_last_traceback_counts() -> None:
+    handled = traceback(OURS, MINE, said="KeyError: 1")
+    during = "During handling of the above exception, another exception occurred:"
+    log = (*handled, "", during, "", *traceback(OURS, TORCH))
+    assert of_error("ValueError: no", lines=log).hint == SEE
+
+
+def test_a_full_disk_is_not_the_trainer_s_fault() -> None:
+    said = "OSError: [Errno 28] No space left on device"
+    verdict = of_error(said, lines=traceback(OURS, MINE, said=said))
+    assert verdict.failure is F.DISK
+    assert "mend" not in str(verdict.hint)
+
+
+def crash(*frames: tuple[str, str], said: str = "Segmentation fault") -> tuple[str, ...]:
+    """As faulthandler writes it, innermost first, another thread before the one that crashed."""
+    return (
+        f"Fatal Python error: {said}",
+        "Thread 0x00007ff9615266c0 (most recent call first):",
+        '  File "/usr/lib/python3.11/threading.py", line 975 in run',
+        '  File "/elsewhere/watch.py", line 3 in beat',
+        "Current thread 0x00007fc676592040 (most recent call first):",
+        *(f'  File "{file}", line 8 in {name}' for file, name in frames),
+        "Extension modules: yaml._yaml, torch._C, torch._C._fft (total: 38)",
+    )
+
+
+MINE_LINE = '  File "/runs/a-001/trainers/mine.py", line 8 in train_step'
+OURS_LINE = f'  File "{OURS[0]}", line 8 in _train_iterations'
+
+
+@pytest.mark.parametrize(
+    ("frames", "shown", "hint"),
+    [
+        ((TORCH, MINE, OURS, RUNPY), (MINE_LINE,), MEND),
+        ((TORCH, OURS, RUNPY), (OURS_LINE,), SEE),
+        ((RUNPY,), (), SEE),
+    ],
+)
+def test_a_crash_is_shown_with_the_innermost_frame_outside_of_libraries(
+    frames: tuple[tuple[str, str], ...], shown: tuple[str, ...], hint: str
+) -> None:
+    for status in (-11, 139):
+        verdict = of_log("epoch 3", *crash(*frames), status=status)
+        assert verdict.lines == ("Fatal Python error: Segmentation fault", *shown)
+        assert verdict.hint == hint
+
+
+def test_of_an_abort_the_c_library_s_word_is_shown_too() -> None:
+    log = ("epoch 3", "2026-11-22 07:43:44.904628: ", "double free or corruption (out)")
+    verdict = of_log(*log, *crash(TORCH, OURS, said="Aborted"), status=-6)
+    assert verdict.lines == (log[2], "Fatal Python error: Aborted", OURS_LINE)
+
+
+def test_lines_without_words_show_nothing() -> None:
+    log = (
+        "This split has 4 training and 1 validation cases.",
+        "#######################",
+        "2026-11-22 07:43:44.904628: ",
+        "2026-11-22 07:43:44.904647: Epoch 0",
+        "2026-11-22T07:43:44+00:00",
+        "2026-11-22 07:43:44.904680: Current learning rate: 0.01",
+        "----",
+    )
+    assert of_log(*log, status=3).lines == (log[0], log[3], log[5])
+
+
+def test_a_trainer_in_a_crash_that_was_only_listed_is_not_blamed() -> None:
+    dumped = crash(MINE, OURS)[1:]  # a list of threads, as on request
+    assert of_log(*dumped, status=-11).hint == SEE
+
+
+# --- hints that can be typed
+
+
+@pytest.mark.parametrize(
+    ("hint", "typed"),
+    [
+        ("see: ca-hpc logs RUN TASK", "see: ca-hpc logs /runs/a-001 train-x-fold1"),
+        (MEND, "mend /runs/a-001/trainers/mine.py (the run uses this copy, not your folder), then: "
+               "ca-hpc retry /runs/a-001 train-x-fold1"),
+        ("then `ca-hpc retry RUN`.", "then `ca-hpc retry /runs/a-001`."),
+        ("then ca-hpc retry RUN.", "then ca-hpc retry /runs/a-001."),
+        ("/data/RUN/x, RUNS, MY_RUN, RUN-3, RUN.txt and TASKS are names",) * 2,
+        ("resources.STAGE.gpu",) * 2,
+        (None, None),
+    ],
+)  # fmt: skip
+def test_hints_name_the_run_and_the_task(hint: str | None, typed: str | None) -> None:
+    verdict = Verdict(F.CODE, "RUN and TASK", hint, ("RUN",))
+    filled = addressed(verdict, run="/runs/a-001", task="train-x-fold1")
+    assert filled == Verdict(F.CODE, "RUN and TASK", typed, ("RUN",))
+
+
+def test_names_in_hints_are_quoted_for_the_shell_and_not_filled_in_again() -> None:
+    verdict = Verdict(F.CODE, "no", "ca-hpc logs RUN TASK")
+    filled = addressed(verdict, run=r"/my TASK/\1", task="t")
+    assert filled.hint == r"ca-hpc logs '/my TASK/\1' t"
 
 
 words = st.text(max_size=400)

@@ -305,7 +305,7 @@ def test_rules_are_kept_in_a_record() -> None:
         ("{node: {wait: 60}}", "retry.node.wait: a duration is text with a unit"),
         (
             "{node: {most_memory: 2GB}}",
-            "most_memory is for host-memory and unknown, not for node",
+            "retry.node.most_memory: is for host-memory and unknown, not for node",
         ),
         ("{host-memory: {more_memory: 0.5}}", "retry.host-memory.more_memory: should be greater"),
     ],

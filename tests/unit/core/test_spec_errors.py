@@ -6,6 +6,7 @@ import pytest
 
 from ca_hpc.core import checks, door
 from ca_hpc.core.data_spec import Crop
+from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.errors import ExitCode, SpecError
 
@@ -102,9 +103,17 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
                               "did you mean apptainer?"),
         (
             "resources: {trian: {cpus: 1}}",
-            "7:13: resources.trian: should be 'prepare', 'preprocess', 'train', 'predict', "
-            "'evaluate' or 'report'; did you mean train?",
+            "7:13: unknown key resources.trian; did you mean train? known here: prepare, "
+            "preprocess, train, predict, evaluate, report",
         ),
+        (
+            "retry: {nodes: 3}",
+            "7:9: unknown key retry.nodes; did you mean node? known here: preempted, time, node, "
+            "gpu, host-memory, crash, unknown, no-progress, gpu-memory, disk, access, image, code",
+        ),
+        ("continuation: array", "7:1: continuation belongs in the cluster profile "
+                                "(docs/clusters.md)"),
+        ("gpus: 2", "7:1: gpus belongs to a stage: resources: {train: {gpus: …}}"),
     ],
 )  # fmt: skip
 def test_a_key_or_word_that_is_not_known_gets_the_nearest_one(lines: str, told: str) -> None:
@@ -160,7 +169,29 @@ def test_a_source_without_a_known_type_is_refused(source: str, told: str) -> Non
         ("training: {seed: 99999999999999999999}", "should be a whole number"),
         ("validation: {tile_step: 1.5}", "should be less than or equal to 1"),
         ('validation: {mirroring: "yes"}', "validation.mirroring: should be true or false"),
-        ("validation: {mirroring: no}", 'write true or false, or "no"'),
+        ("validation: {mirroring: no}", "validation.mirroring: should be true or false"),
+        # quotes would not help: the words that are allowed
+        ("stage: no", "7:1: stage: should be 'auto' or 'never'"),
+        ("crop: no", "7:1: crop: should be like {to: cord, margin: 30mm}, or should be 'none'"),
+        ("resources: {train: {time: 24:00}}", "resources.train.time: '24:00' is not a duration"),
+        ("training: {epochs: 0x1F}", 'write it in decimal digits, or "0x1F"'),
+        ("retry: 3", "7:1: retry: should name classes of failure, like {crash: 2, node: 10}"),
+        ("retry: none", "7:1: retry: should name classes of failure, like {crash: 2, node: 10}"),
+        ("retry: no", "7:1: retry: should name classes of failure, like {crash: 2, node: 10}"),
+        (
+            "resources: {train: {slice: 30s}}",
+            "7:21: resources.train.slice: 00:00:30 is too short to start, train and save; write at "
+            'least "00:02:00", hours are usual',
+        ),
+        (
+            "resources: {evaluate: {slice: 1h}}",
+            "7:24: resources.evaluate.slice: only predict and train can be cut; take it out",
+        ),
+        (
+            "resources: {train: {time: 2h, slice: 3h}}",
+            "7:31: resources.train.slice: 03:00:00 is longer than the time, 02:00:00, of which it "
+            "is to be a part; take it out, or write a shorter one",
+        ),
         ("splits: {folds: 1}", "splits.folds: should be greater than or equal to 2"),
         ("folds: 7", "folds: should be 'all', or should be a list"),
         ("folds: alle", "folds: should be a list, or should be 'all'; did you mean all?"),
@@ -207,6 +238,50 @@ def test_a_value_that_does_not_fit_is_told_with_what_would(lines: str, told: str
     (problem,) = problems(JOB + lines)
     assert problem.startswith("7:")
     assert told in problem
+
+
+def test_keys_that_contradict_each_other_are_all_told_each_at_its_place() -> None:
+    text = JOB + (
+        "retry:\n  node: {most_memory: 4GB}\n  crash: {tries: 1, more_memory: 2}\n"
+        "resources:\n  report: {slice: 1h}\n  predict: {time: 1h, slice: 2h}\n  trian: {}\n"
+    )
+    told = problems(text)
+    assert told[:3] == [
+        "8:10: retry.node.most_memory: is for host-memory and unknown, not for node",
+        "9:21: retry.crash.more_memory: is for host-memory and unknown, not for crash",
+        "13:3: unknown key resources.trian; did you mean train? known here: prepare, preprocess, "
+        "train, predict, evaluate, report",
+    ]
+    told = problems(text.replace("  trian: {}\n", ""))
+    assert [line.split(": ")[:2] for line in told[2:]] == [
+        ["11:12", "resources.report.slice"],
+        ["12:23", "resources.predict.slice"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told", "then"),
+    [
+        (
+            Cluster,
+            "name: x\ncontinuation: no\n",
+            "2:1: continuation: should be 'requeue', 'array' or 'resubmit'",
+            "ca-hpc validate job.yaml --cluster x.yaml",
+        ),
+        (
+            Cluster,
+            "name: x\nretry: {node: 1}\n",
+            "2:1: retry belongs in the job (docs/finetune.md)",
+            "ca-hpc validate job.yaml --cluster x.yaml",
+        ),
+        (Model, "name: a b\n", "1:1: name: use letters", "ca-hpc validate job.yaml"),
+    ],
+)
+def test_a_profile_is_checked_again_with_a_job(kind: type, text: str, told: str, then: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        door.read(kind, text, file="x.yaml")
+    assert f"\nx.yaml:{told}" in refused.value.message
+    assert refused.value.hint == f"correct the file, then: {then}"
 
 
 def test_a_long_value_does_not_fill_the_screen() -> None:

@@ -430,6 +430,22 @@ def test_a_run_that_failed_with_its_data_says_so_and_lists_the_problems(run: Run
     assert found.dataset is None
 
 
+def test_without_any_fold_the_first_failed_tasks_are_named_and_the_others_counted(
+    run: RunFolder,
+) -> None:
+    failed = [task.id for task in run.workflow.tasks if task.id != "report"][:5]
+    for task in failed:
+        _, attempt = run.new_attempt(task, job="101", restart=0)
+        run.write_result(
+            attempt,
+            Result(task, attempt.name, TaskState.FAILED, 1, "t0", "t1", 3.0, "n", f"no {task}"),
+        )
+    begin, *named, rest = gathered(run).summary
+    assert begin.startswith("No fold has finished")
+    assert named == [f"{task} ended as FAILED: no {task}" for task in failed[:3]]
+    assert rest == "And 2 more: see the table of tasks."
+
+
 def respecify(run: RunFolder, **changes: str) -> None:
     """The run's job with some lines of its own."""
     lines = [line for line in SPEC.splitlines() if line.split(":")[0] not in changes]
