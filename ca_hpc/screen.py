@@ -29,8 +29,8 @@ WIDE: Final = 160  # what is not a terminal
 COLUMNS: Final = ("task", "state", "job", "node", "attempts", "progress", "time", "cause")
 CAUSE_WIDTH: Final = 24  # at least; a cause goes on in further lines
 GAP: Final = 1
-# Columns that a narrow terminal does without, the first of them first.
-SPARED: Final = ("attempts", "job", "node", "time", "progress")
+# Columns that a narrow terminal does without, the first of them first; causes then come below.
+SPARED: Final = ("attempts", "job", "node", "time", "progress", "cause")
 
 
 def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode:
@@ -145,6 +145,9 @@ def show_status(now: RunStatus, *, width: int | None = None) -> None:
         styles = {"state": colours.get(row["state"], "red")}
         table.add_row(*(Text(row[name], style=styles.get(name, "")) for name in shown))
     console.print(table)
+    for task in now.tasks:
+        if task.cause and "cause" not in shown:
+            console.print(Text(f"{task.task}: {task.cause}"))
     for task in now.tasks:
         if task.lines:
             console.print(Text(f"{task.task}: {task.failure}", style="bold"))

@@ -24,7 +24,7 @@ class Retried:
     """``tasks`` that run again, and those behind them that are made ``anew``, by these ``jobs``.
 
     ``left``: tasks that were asked for and are left alone, with their states. ``failed``: others
-    that have ended without completing, and were not asked for.
+    that have ended without completing, and stay so: they were not asked for.
     """
 
     tasks: tuple[str, ...]
@@ -79,12 +79,13 @@ def retry(
         else:
             change = Change(memory_mib=memory_mib)
             placed = place_again(run, dict.fromkeys(failed, change), now, by="retry", say=say)
+    anew = tuple(task for task in _redone(run, placed) if task not in failed)
     return Retried(
         tasks=failed,
-        anew=tuple(task for task in _redone(run, placed) if task not in failed),
+        anew=anew,
         jobs=() if here else _ids(placed),
         left={task: now[task].state for task in now if task in only and task not in failed},
-        failed=tuple(task for task in _failed(now, only=()) if task not in failed),
+        failed=tuple(task for task in _failed(now, only=()) if task not in {*failed, *anew}),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from ca_hpc.attempts.evidence import tail
 from ca_hpc.attempts.history import current_result, dead, or_full_disk
-from ca_hpc.core.failures import Evidence, Verdict, diagnose
+from ca_hpc.core.failures import Evidence, Verdict, addressed, diagnose
 from ca_hpc.core.model import Element, Stage, Task, TaskState
 from ca_hpc.core.record import Result, Submission
 from ca_hpc.core.rules import Failure
@@ -170,7 +170,8 @@ def _verdict(
         return dead(run, attempts[-1], row=row)
     logs = [log for one in job for log in run.job_logs(one)]
     lines = tuple(line for log in logs for line in tail(log))
-    return or_full_disk(diagnose(Evidence(row=row, lines=lines)), run)
+    verdict = or_full_disk(diagnose(Evidence(row=row, lines=lines)), run)
+    return addressed(verdict, run=run.path, task=task.id)
 
 
 def _jobs(submissions: Sequence[Submission], element: Element, task: Task) -> tuple[str, ...]:

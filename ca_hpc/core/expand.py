@@ -250,22 +250,17 @@ def _resources(
     if cluster.executor == "local":  # a machine has what it has: ask for no more
         cpus = min(cpus, cluster.node.cpus or cpus)
         memory = min(memory, cluster.node.memory or memory)
-    cut = _slice(first, request)
+    cut = _slice(request)
     time = cut or sum(r.time or 0 for r in requests.values())
     time = _within_limits(first, time, cluster, key="slice" if cut else "time")
     return Resources(time, cpus, memory, gpus, device, whole), request  # type: ignore[arg-type]
 
 
-def _slice(stage: StageName, request: StageRequest) -> int | None:
-    """Seconds of one job of the stage, where its time is cut. Raises SpecError."""
+def _slice(request: StageRequest) -> int | None:
+    """Seconds of one job of the stage, where its time is cut."""
     if request.slice is None:
         return None
-    if stage not in SLICED:  # so says the profile: of a job the door has refused it
-        raise SpecError(
-            f"resources.{stage}.slice: only {' and '.join(sorted(SLICED))} can be cut into slices",
-            hint=f"take it out of the cluster profile; {stage} is one job",
-        )
-    return min(request.slice, request.time or request.slice)
+    return min(request.slice, request.time or request.slice)  # of one a job says, of one a profile
 
 
 def _links(stage: StageName, request: StageRequest, resources: Resources, cluster: Cluster) -> int:

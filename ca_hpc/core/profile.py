@@ -24,7 +24,7 @@ from ca_hpc.core.fields import (
     Text,
 )
 from ca_hpc.core.model import Continuation
-from ca_hpc.core.spec import ByAxis, PatchSize, StageName, StageRequest
+from ca_hpc.core.spec import ByAxis, PatchSize, Requests
 
 Axis = Literal["RL", "AP", "SI"]
 # of every image here, from stage prepare on; SCT's code, which nibabel calls L, A, S
@@ -148,7 +148,7 @@ class Cluster:
     limits: Limits = field(default_factory=Limits)
     apptainer: Apptainer = field(default_factory=Apptainer)
     sbatch: Sbatch = field(default_factory=dict)
-    resources: Mapping[StageName, StageRequest] = field(default_factory=dict)
+    resources: Requests = field(default_factory=dict)
     __pydantic_config__ = STRICT
 
 

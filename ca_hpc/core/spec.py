@@ -176,7 +176,7 @@ def _cut(requests: Mapping[StageName, StageRequest]) -> Iterator[tuple[tuple[str
             )
 
 
-#: by stage; a cluster profile's are checked when job and profile come together (core/expand.py)
+#: by stage, in a job and in a cluster profile
 Requests: TypeAlias = Annotated[Mapping[StageName, StageRequest], consistent(_cut)]
 
 

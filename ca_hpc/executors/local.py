@@ -30,7 +30,7 @@ ENDING_S = 30.0  # how long a cancellation waits for what runs to save and end
 # What becomes of elements whose scheduler is dead: nobody runs them.
 LOST: Final[Mapping[TaskState, TaskState]] = {
     TaskState.RUNNING: TaskState.NODE_FAIL,
-    TaskState.PENDING: TaskState.CANCELLED,
+    TaskState.PENDING: TaskState.FAILED,  # it was to be tried again
     TaskState.WAITING: TaskState.CANCELLED,
 }
 

@@ -100,3 +100,33 @@ def test_there_is_nothing_to_retry_in_a_run_that_is_complete_or_goes_on(
     unknown = ca_hpc("retry", run, "train-nobody", cwd=tmp_path)
     assert unknown.returncode == 2
     assert TASK in unknown.stderr
+
+
+def test_after_a_cancellation_all_is_saved_and_only_the_named_fold_goes_on(
+    tmp_path: Path, job: str
+) -> None:
+    lay_trainer(tmp_path, "pass").touch()
+    run = submit(tmp_path, job.replace("iterations_per_epoch: 1,", "iterations_per_epoch: 5000,"))
+    other = "train-scratch-fold1"
+
+    def attempts(task: str) -> list[Path]:
+        return sorted((run / "tasks" / task / "attempts").glob("*"))
+
+    def trains(task: str, *, attempt: int) -> bool:
+        found = attempts(task)
+        return len(found) == attempt and (found[-1] / "progress.jsonl").exists()
+
+    until(lambda: trains(TASK, attempt=1), seconds=400, what="the training did not start")
+    assert "go on later: ca-hpc retry" in ca_hpc("cancel", run, cwd=tmp_path).stdout
+    first = {task["task"]: task for task in status(run)["tasks"]}[TASK]
+    assert (first["state"], first["cause"]) == (
+        "CANCELLED",
+        "stopped by a signal; its state is saved",
+    )
+    begun = len(attempts(other))
+    done = ca_hpc("retry", run, other, cwd=tmp_path)  # at once
+    assert f"again: {other}; then anew: evaluate, report" in done.stdout, done.stderr
+    until(lambda: trains(other, attempt=begun + 1), seconds=400, what="it did not go on")
+    assert states(run)[TASK] == "CANCELLED"
+    assert len(attempts(TASK)) == 1
+    ca_hpc("cancel", run, cwd=tmp_path)

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ca_hpc.actions.status import Asked, RunStatus, TaskStatus, status
 from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, TaskState, Workflow
 from ca_hpc.core.record import Pins, Result, Submission
+from ca_hpc.core.states import parse_rows
 from ca_hpc.report.model import CaseScore
 from ca_hpc.report.scores import write_scores
+from ca_hpc.screen import show_status
 from ca_hpc.store.run_folder import RunFolder
 from tests.command_line import Call, Shown, called
 
@@ -291,11 +294,12 @@ def end(
     *,
     cause: str | None = None,
     hint: str | None = None,
+    failure: str | None = None,
 ) -> None:
     _, attempt = run.new_attempt(task, job="101", restart=0)
     (attempt / "log.txt").write_text(f"log of {task}\n")
     code = 0 if state is TaskState.COMPLETED else 1
-    result = Result(task, attempt.name, state, code, "t0", "t1", 61, "node1", cause, hint)
+    result = Result(task, attempt.name, state, code, "t0", "t1", 61, "node1", cause, hint, failure)
     run.write_result(attempt, result)
 
 
@@ -354,6 +358,83 @@ def test_a_progress_file_with_rubbish_in_it_costs_the_bar_only(
     told = json.loads(call("status", "--json", str(run.path)).out)
     (fold,) = (task for task in told["tasks"] if task["task"] == "train-a-fold0")
     assert (fold["done"], fold["total"]) == (3, 9)
+
+
+def test_progress_says_what_it_counts(call: Call, run: RunFolder) -> None:
+    attempt = run.attempts("train-a-fold0")[-1]
+    lines = ['{"event": "epoch", "epoch": 28, "epochs": 30}']
+    for last, told in (
+        ('{"event": "epoch", "epoch": 29, "epochs": 30}', "30/30 epochs"),
+        ('{"event": "validation", "done": 2, "total": 3}', "2/3 cases"),
+    ):
+        lines.append(last)
+        (attempt / "progress.jsonl").write_text("\n".join(lines) + "\n")
+        assert told in call("status", str(run.path)).out
+
+
+def a_task(name: str) -> TaskStatus:
+    return TaskStatus(
+        task=name,
+        stage="train",
+        element="train.0",
+        job="12345678_10",
+        state=TaskState.OUT_OF_MEMORY,
+        attempts=3,
+        node="node-with-a-long-name-0123",
+        seconds=3600,
+        done=11,
+        total=30,
+        cause="SLURM ended the job: it used more memory than it had asked for",
+        hint=None,
+        unit="epochs",
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (200, ["task", "state", "job", "node", "attempts", "progress", "time", "cause"]),
+        (100, ["task", "state", "progress", "time", "cause"]),
+        (80, ["task", "state", "progress", "cause"]),
+        (70, ["task", "state", "cause"]),
+        (45, ["task", "state"]),
+    ],
+)
+def test_a_narrow_terminal_has_task_and_state_in_full_and_less_of_the_rest(
+    capsys: pytest.CaptureFixture[str], width: int, columns: list[str]
+) -> None:
+    names = ["train-finetune-fold0", "train-from-scratch-fold1"]
+    now = RunStatus("RUN", tuple(map(a_task, names)), None)
+    show_status(now, width=width)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == columns
+    assert max(map(len, lines)) <= width
+    rows = [line.split()[:2] for line in lines[1:] if "OUT_OF_MEMORY" in line]
+    assert rows == [[name, "OUT_OF_MEMORY"] for name in names]
+    cause = "SLURM ended the job: it used more memory than it had asked for"
+    told = "".join(line[lines[0].index(columns[-1]) :] for line in lines[1:])  # in its column
+    below = " ".join(lines)
+    assert squeezed(cause) in squeezed(told) or f"{names[0]}: {cause}" in below
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("101_0|PENDING||Resources", "Resources; again after crash: it crashed"),
+        ("101_0|PENDING||None", "again after crash: it crashed"),
+        ("101_0|RUNNING|node1|None", "after crash: it crashed"),
+        ("101_0|FAILED|node1|None", "it crashed"),
+    ],
+)
+def test_what_is_tried_again_says_after_what(run: RunFolder, said: str, cause: str) -> None:
+    end(run, "train-a-fold0", TaskState.NODE_FAIL, cause="it crashed", failure="crash")
+    found = {task.task: task for task in status(run, asked=Asked(parse_rows(said))).tasks}
+    assert found["train-a-fold0"].cause == cause
+    assert found["train-a-fold1"].cause is None
 
 
 @pytest.mark.parametrize("text", ["", "[1", "[1]", "null", '{"a": 1}', '[{"x": 1}]', "\0"])
@@ -431,6 +512,15 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_help_has_a_whole_line_for_every_command(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = call("--help").out.partition("Commands:")[2].splitlines()
+    assert len(commands) > 9
+    assert [line for line in commands if line.endswith(("...", "…"))] == []
 
 
 def test_help_names_every_command(call: Call) -> None:

@@ -378,9 +378,8 @@ def test_links_count_as_jobs() -> None:
 
 
 def test_a_profile_cannot_cut_what_is_one_job_either() -> None:
-    with pytest.raises(SpecError, match="only predict and train can be cut") as refused:
+    with pytest.raises(SpecError, match=r"here\.yaml:\d+:\d+: .*only predict and train can be cut"):
         expanded("", "resources: {evaluate: {slice: 1h}}\n")
-    assert "cluster profile" in str(refused.value.hint)
 
 
 def test_a_shorter_time_of_the_job_counts_over_the_slice_of_the_profile() -> None:
