@@ -67,7 +67,7 @@ bench: $(DEV) ## speed, as ratios (BENCH_ARGS=...)
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 soak: $(DEV) ## long repetitions
-	@$(BIN)/python -m pytest tests/soak
+	@$(BIN)/python -m pytest -v -s tests/soak
 
 test-gpu: $(DEV) ## what needs a GPU
 	@$(BIN)/python -m pytest tests/gpu

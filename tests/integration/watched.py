@@ -115,9 +115,14 @@ class Lived:
         return next(iter(self.of("start")), None)
 
     def begun_at(self, *, per_epoch: int) -> int:
-        """Iterations of the whole training that were done before."""
+        """Iterations of the whole training that were done before.
+
+        Behind those of an epoch's training the trainer counts those of its validation.
+        """
         start = self.start
-        return 0 if start is None else start["epoch"] * per_epoch + start["iteration"]
+        if start is None:
+            return 0
+        return int(start["epoch"] * per_epoch + min(start["iteration"], per_epoch))
 
 
 def attempts(run: Path, task: str) -> list[Lived]:

@@ -105,9 +105,10 @@ def wipe(cluster: Cluster) -> None:
     """Remove what ``write`` and the daemons left, and the root if that empties it."""
     for name in cluster.node_names:
         for hierarchy in Path("/sys/fs/cgroup").glob(f"*/slurm_{name}"):
-            # another lab's, or a job's, if it is not empty; only rmdir works there anyway
-            with contextlib.suppress(OSError):
-                hierarchy.rmdir()
+            # what a killed slurmstepd has left lies deeper; rmdir is all that works there
+            for folder in (*sorted(hierarchy.rglob("*/"), reverse=True), hierarchy):
+                with contextlib.suppress(OSError):  # another lab's, with jobs in it
+                    folder.rmdir()
     for name in WIPED:
         path = cluster.root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
