@@ -8,12 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from ca_hpc.continuation.further import LOCK
 from ca_hpc.continuation.standing import Asked, Standing, ask, standings
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.record import Attempt
 from ca_hpc.core.states import LIVE, Row
 from ca_hpc.errors import ExitCode
 from ca_hpc.executors import local, slurm
+from ca_hpc.store.lock import held
 from ca_hpc.store.progress import done_and_total, read_events
 from ca_hpc.store.run_folder import RunFolder
 
@@ -161,8 +163,10 @@ def cancel(run: RunFolder) -> bool:
     if run.workflow.executor == "local":
         local.cancel(run)
         return True
-    submissions = run.submissions()
-    slurm.cancel([job for s in submissions for _, job in s.jobs])
-    for unsure in (s for s in submissions if s.open):  # sbatch may have failed and submitted
-        slurm.cancel_named(unsure.job_name)
+    # a job that is just submitting a further one must not leave it behind
+    with held(run.file(LOCK), waiting=lambda: None):
+        submissions = run.submissions()
+        slurm.cancel([job for s in submissions for _, job in s.jobs])
+        for unsure in (s for s in submissions if s.open):  # sbatch may have failed and submitted
+            slurm.cancel_named(unsure.job_name)
     return True

@@ -79,8 +79,12 @@ def _at_start(run: RunFolder, submissions: Sequence[Submission]) -> dict[str, Ta
 
 
 def _completed(run: RunFolder, element: Element) -> bool:
-    results = [run.result(task.id) for task in element.tasks]
-    return all(r is not None and r.state is TaskState.COMPLETED for r in results)
+    return all(_done(run, task.id) for task in element.tasks)
+
+
+def _done(run: RunFolder, task: str) -> bool:
+    result = run.result(task)
+    return result is not None and result.state is TaskState.COMPLETED
 
 
 def query(run: RunFolder, elements: Collection[str]) -> dict[str, Row]:
@@ -215,7 +219,7 @@ class Scheduler:
         _, element = self._workflow.stage_of(element_id)
         order = self._order(element_id)
         tasks = [t.id for t in element.tasks if order is None or order.names(element_id, t.id)]
-        failed = [task for task in tasks if history(self._run, task)]
+        failed = [t for t in tasks if not _done(self._run, t) and history(self._run, t)]
         decisions = [decision_on(self._run, stage, task) for task in failed]
         waits = [decision.wait_s for decision in decisions if decision.again]
         return max(waits) if waits else None
