@@ -47,8 +47,9 @@ def _run_element(job: Job) -> str:
         if (waits := look_after(job)) is not None:
             return waits
         handed = _submit(job, changed_already(job), execution=execution)
-        if handed and not execution.wanted(job.element):
-            return "; ".join(handed)
+        if not execution.wanted(job.element):
+            drop_heirs(job)
+            return "; ".join(handed) or "its tasks are in other hands"
         prepare_heir(job)
         outcomes = execution.run(job.element)
         missing = lost(execution.wanted(job.element), outcomes)

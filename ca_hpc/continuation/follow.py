@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ca_hpc.attempts.history import current_result, decision_on, history
+from ca_hpc.attempts.history import decision_on, history
 from ca_hpc.continuation.job import Job
-from ca_hpc.core.model import Stage, TaskState
+from ca_hpc.core.model import Stage
 from ca_hpc.core.record import Submission
 from ca_hpc.core.retry import Decision
 from ca_hpc.worker.execution import Outcome
@@ -70,10 +70,8 @@ def changed_already(job: Job) -> tuple[Submission, ...]:
     """
     run, stage = job.run, job.stage
     changed: dict[Change, list[str]] = {}
-    for task in job.tasks:
-        result = current_result(run, task)
-        done = result is not None and result.state is TaskState.COMPLETED
-        if done or not history(run, task):
+    for task in job.open_tasks:
+        if not history(run, task):
             continue
         decision = decision_on(run, stage, task)
         if decision.again and not suits(decision, job.submission):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ca_hpc.core.model import Stage
+from ca_hpc.attempts.history import current_result
+from ca_hpc.core.model import Stage, TaskState
 from ca_hpc.core.record import Submission, tasks_of
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.worker.node import Node
@@ -38,6 +39,14 @@ class Job:
             [task.id for task in element.tasks],
             submissions=self.run.submissions(),
             job=self.id,
+        )
+
+    @property
+    def open_tasks(self) -> tuple[str, ...]:
+        """Of its tasks those that have not completed."""
+        results = {task: current_result(self.run, task) for task in self.tasks}
+        return tuple(
+            task for task, r in results.items() if r is None or r.state is not TaskState.COMPLETED
         )
 
     @property

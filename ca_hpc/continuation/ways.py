@@ -31,7 +31,7 @@ def prepare_heir(job: Job) -> None:
     wrong is told only: it is tried again at the end.
     """
     resubmits = job.run.workflow.continuation == "resubmit" and job.stage.name in SLICED
-    if not resubmits or any(heir.confirmed for heir in job.heirs):
+    if not resubmits or not job.open_tasks or any(heir.confirmed for heir in job.heirs):
         return
     try:
         print(further(job.run, _heir(job, after=(job.id,))), flush=True)
