@@ -60,11 +60,16 @@ def step(run: RunFolder, name: str, *more: str, task: str) -> subprocess.Popen[b
     with (attempt / "log.txt").open("wb") as log:
         return subprocess.Popen(
             (*argv, "--run", str(run.path), "--attempt", str(attempt), "--cpus", "1"),
-            env={**os.environ, **environment, "HOME": str(work / "home")},
+            env={**_of_the_shell(), **environment, "HOME": str(work / "home")},
             stdout=log,
             stderr=log,
             cwd=REPOSITORY,
         )
+
+
+def _of_the_shell() -> dict[str, str]:
+    """The environment without what trainings in this process have set for nnU-Net."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
 
 
 def race(calm: RunFolder, folder: Path) -> None:

@@ -90,7 +90,9 @@ def time_limit(victim: Victim) -> None:
 
 
 def _started(victim: Victim, number: str) -> float:
-    clock = must(["squeue", "-h", "-j", number, "-o", "%M"], env=victim.scene.cluster.env).strip()
+    # an array's own number brings all of its elements
+    told = must(["squeue", "-h", "-r", "-j", number, "-o", "%A %M"], env=victim.scene.cluster.env)
+    clock = next(line.split()[1] for line in told.splitlines() if line.split()[0] == number)
     days, _, hours = clock.rpartition("-")
     parts = [float(part) for part in hours.split(":")]
     seconds: float = sum(part * 60**place for place, part in enumerate(reversed(parts)))
