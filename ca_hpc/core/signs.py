@@ -73,6 +73,12 @@ ENDINGS: Final = (
 
 # What an error says, or the log where there is none.
 SIGNS: Final = (
+    _sign(
+        F.ACCESS,
+        r"^error: (.+) is not on this node$",  # ca_hpc/guard
+        "a program is missing",
+        "the cluster profile loads it: setup: [module load apptainer]; then: ca-hpc retry RUN",
+    ),
     # GPU memory
     _sign(
         F.GPU_MEMORY,

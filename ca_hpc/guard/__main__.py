@@ -12,7 +12,7 @@ from pathlib import Path
 from ca_hpc import processes
 from ca_hpc.errors import CaHpcError
 from ca_hpc.guard.payload import as_shell, attend, end_orphans, hold_signals
-from ca_hpc.guard.ways import WAYS, NotHere, Payload, Started
+from ca_hpc.guard.ways import WAYS, NotHere, Payload, Started, must_be_here
 from ca_hpc.store.sif import system_partition
 
 
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processes.adopt_orphans()
     options = _parser().parse_args(arguments)
     try:
+        must_be_here(options.argv[0])
         payload = Payload(
             tuple(options.argv),
             options.image,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc import processes
+from ca_hpc.errors import CaHpcError
 from ca_hpc.guard import namespace
 from ca_hpc.guard.payload import keep
 from ca_hpc.store.sif import Partition
@@ -145,6 +146,12 @@ WAYS: Final[Mapping[str, Callable[[Payload], Started]]] = {
     "fusermount": by_fusermount,
     "apptainer": by_apptainer,
 }
+
+
+def must_be_here(program: str) -> None:
+    """Raise CaHpcError where the node does not have ``program``."""
+    if _first(program, [Path(folder) for folder in os.get_exec_path()]) is None:
+        raise CaHpcError(f"{program} is not on this node")
 
 
 def _server_program(payload: Payload) -> str:

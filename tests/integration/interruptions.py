@@ -81,12 +81,14 @@ def time_limit(victim: Victim) -> None:
     job = victim.job()
     elapsed = time.time() - _started(victim, job.number)
     limit = int(elapsed // 60) + 2
-    victim.root("scontrol", "update", f"JobId={job.number}", f"TimeLimit={limit}")
+    # not by its number: the last element's is that of the whole array
+    own = victim.job_id()
+    victim.root("scontrol", "update", f"JobId={own}", f"TimeLimit={limit}")
     before = len(victim.attempts())
     until(lambda: victim.job().state != "RUNNING" or len(victim.attempts()) > before, seconds=180)
     now = victim.job()
     if now.number == job.number:  # not another job in its place
-        victim.root("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
+        victim.root("scontrol", "update", f"JobId={own}", "TimeLimit=30")
 
 
 def _started(victim: Victim, number: str) -> float:

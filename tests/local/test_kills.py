@@ -12,7 +12,10 @@ import pytest
 from ca_hpc.imaging.synthetic import write_dataset
 from tests.local_runs import JOB, processes_of, states, status, submit, until
 
-LONG = JOB.replace("iterations_per_epoch: 1,", "iterations_per_epoch: 5000,")
+# not tried again, so that what is left can be looked at
+LONG = JOB.replace("iterations_per_epoch: 1,", "iterations_per_epoch: 5000,") + (
+    "retry: {unknown: 0, crash: 0}\n"
+)
 
 
 @pytest.fixture
