@@ -169,7 +169,7 @@ def test_when_the_worker_is_killed_the_command_saves_and_ends(sif: Path) -> None
 def test_a_program_that_is_missing_is_named_without_a_traceback(sif: Path) -> None:
     done = run_guard(sif, "no-such-apptainer", "exec", str(sif))
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["error: no-such-apptainer: No such file or directory"]
+    assert done.stderr.splitlines() == ["error: no-such-apptainer is not on this node"]
 
 
 def test_an_image_that_is_cut_off_is_refused(sif: Path) -> None:

@@ -701,3 +701,10 @@ def test_whatever_is_left_there_is_one_verdict_with_a_rule_for_it(evidence: Evid
 def test_a_container_that_was_stopped_while_it_started_has_not_failed(status: int) -> None:
     assert diagnose(Evidence(status, asked_to_stop=True)).failure is Failure.PREEMPTED
     assert diagnose(Evidence(status)).failure is not Failure.PREEMPTED
+
+
+def test_a_program_that_the_node_lacks_is_named_with_the_way_to_it() -> None:
+    verdict = diagnose(Evidence(2, lines=("error: apptainer is not on this node",)))
+    assert verdict.failure is Failure.ACCESS
+    assert verdict.cause == "a program is missing (apptainer)"
+    assert "module load" in str(verdict.hint)
