@@ -97,7 +97,10 @@ def test_ten_folds_of_two_arms_run_through_the_image_on_four_nodes(
     for task in status["tasks"]:
         attempt = next((run / "tasks" / task["task"] / "attempts").iterdir())
         argv = json.loads((attempt / "attempt.json").read_text())["argv"]
-        assert argv[:2] == ["apptainer", "exec"] and recorded["path"] in argv
+        guard, command = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+        assert guard[2:4] == ["-m", "ca_hpc.guard"]
+        assert command[:2] == ["apptainer", "exec"] and recorded["path"] in command
+        assert json.loads((attempt / "result.json").read_text())["image_mount"] == "namespace"
 
     rows = json.loads((run / "evaluation/scores.json").read_text())
     assert {(r["arm"], r["case"]) for r in rows} == {(a, c) for a in ARMS for c in people}
