@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from ca_hpc.core.spec import Arm, Training, Validation
 from ca_hpc.imaging.synthetic import write_dataset
 from ca_hpc.store.run_folder import RunFolder
 from tests.blobs import shrink
-from tests.local_runs import JOB, states, status, submit, until
+from tests.local_runs import JOB, shell_environment, states, status, submit, until
 from tests.prepare_runs import DATASET, contents, make, pair, run_of
 
 FOLDS = 5
@@ -60,16 +59,11 @@ def step(run: RunFolder, name: str, *more: str, task: str) -> subprocess.Popen[b
     with (attempt / "log.txt").open("wb") as log:
         return subprocess.Popen(
             (*argv, "--run", str(run.path), "--attempt", str(attempt), "--cpus", "1"),
-            env={**_of_the_shell(), **environment, "HOME": str(work / "home")},
+            env={**shell_environment(), **environment, "HOME": str(work / "home")},
             stdout=log,
             stderr=log,
             cwd=REPOSITORY,
         )
-
-
-def _of_the_shell() -> dict[str, str]:
-    """The environment without what trainings in this process have set for nnU-Net."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
 
 
 def race(calm: RunFolder, folder: Path) -> None:

@@ -40,6 +40,11 @@ def submit(folder: Path, text: str, *options: str) -> Path:
     return Path(json.loads(done.stdout)["run"])
 
 
+def shell_environment() -> dict[str, str]:
+    """The environment without what trainings in this process have set for nnU-Net."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
+
+
 def until(true: Callable[[], bool], *, seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not true():

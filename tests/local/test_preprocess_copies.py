@@ -11,7 +11,7 @@ from ca_hpc.core.data_spec import Folds
 from ca_hpc.core.record import Pins
 from ca_hpc.core.spec import Arm
 from ca_hpc.store.run_folder import RunFolder
-from tests.local_runs import until
+from tests.local_runs import shell_environment, until
 from tests.prepare_runs import DATASET, contents, make, pair, run_of
 
 
@@ -33,7 +33,11 @@ def started(run: RunFolder) -> tuple[subprocess.Popen[bytes], Path]:
     argv = (sys.executable, "-u", "-m", "ca_hpc.steps.preprocess", "--run", str(run.path))
     with (attempt / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            (*argv, "--attempt", str(attempt)), stdout=log, stderr=log, start_new_session=True
+            (*argv, "--attempt", str(attempt)),
+            env=shell_environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     return process, attempt
 
