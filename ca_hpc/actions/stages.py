@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from ca_hpc.continuation.call import ElementCall
+from ca_hpc.continuation.call import calls
 from ca_hpc.continuation.further import LOCK
 from ca_hpc.core.model import Stage
 from ca_hpc.core.record import Submission, whole_arrays
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
 from ca_hpc.executors import placing, slurm
 from ca_hpc.executors.placing import Say, Sleep
-from ca_hpc.executors.sbatch import Call, SubmissionRefused, SubmissionUnsure
+from ca_hpc.executors.sbatch import SubmissionRefused, SubmissionUnsure
 from ca_hpc.store.lock import held
 from ca_hpc.store.run_folder import RunFolder
 
@@ -83,7 +83,7 @@ def resume(run: RunFolder, *, say: Say, patience_s: float, sleep: Sleep) -> None
     """Complete whatever submissions of a run were cut off; nobody is asked where none was."""
     if any(s.open and s.by != BY for s in run.submissions()):
         with held(run.file(LOCK), waiting=lambda: say("another command submits; waiting for it")):
-            placing.settle(run, call=_call(run), patience_s=patience_s, sleep=sleep, say=say)
+            placing.settle(run, call=calls(run), patience_s=patience_s, sleep=sleep, say=say)
     if missing(run) and not refused(run):
         submit_stages(run, say=say, patience_s=patience_s, sleep=sleep)
 
@@ -101,7 +101,7 @@ def _go_through(
             placed = placing.place(
                 run,
                 replace(known or draft, after=after),
-                call=_call(run),
+                call=calls(run),
                 tries=1,  # before the next, the stages that it depends on are looked at again
                 patience_s=patience_s,
                 sleep=sleep,
@@ -156,7 +156,3 @@ def _cut_off(run: RunFolder, error: SchedulerUnreachable) -> SchedulerUnreachabl
         f"{error.message}\n{told}",
         hint="run the same command again when it answers: it goes on where it stopped",
     )
-
-
-def _call(run: RunFolder) -> Call:
-    return lambda element, number: ElementCall(str(run.path), element, number)

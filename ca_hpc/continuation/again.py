@@ -46,9 +46,11 @@ def place_again(
             stale = [e for e in stage.elements if not _waits(e, now) and not _in(e, theirs)]
             if stale:
                 names = tuple(element.id for element in stale)
-                drafts.append(replace(again(stage, names, Change(), tasks=None, by=by), again=True))
+                drafts.append(again(stage, names, Change(), tasks=None, by=by, redo=True))
         for draft in drafts:
-            after = () if stage.after is None else awaited(run, stage.after, _fresh(run, now))
+            after = (
+                () if stage.after is None else awaited(run, stage.after, standings(run, ask(run)))
+            )
             placed.append(submit_further(run, replace(draft, after=after), say=say))
         before = any(s.stage == stage.after for s in placed)
         if before and any(_waits(e, now) for e in stage.elements):
@@ -92,8 +94,3 @@ def _was_kept_back(one: Standing) -> bool:
 
 def _in(element: Element, wanted: Mapping[str, object]) -> bool:
     return any(task.id in wanted for task in element.tasks)
-
-
-def _fresh(run: RunFolder, now: Mapping[str, Standing]) -> Mapping[str, Standing]:
-    """The standing with the jobs that have been submitted since."""
-    return standings(run, ask(run))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ca_hpc.store.run_folder import RunFolder
 
 
 class ElementCall:
@@ -22,3 +27,8 @@ class ElementCall:
 
         run = RunFolder(Path(self.run_folder))
         return run_element(run, self.element_id, self.submission, node=Node.here())
+
+
+def calls(run: RunFolder) -> Callable[[str, int], ElementCall]:
+    """What makes the call of an element, given the number of its submission."""
+    return lambda element, number: ElementCall(str(run.path), element, number)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 
-from ca_hpc.continuation.call import ElementCall
+from ca_hpc.continuation.call import calls
 from ca_hpc.continuation.standing import Standing, ask, standings
 from ca_hpc.core.model import Stage, TaskState
-from ca_hpc.core.record import Submission
+from ca_hpc.core.record import Submission, together
 from ca_hpc.core.states import LIVE
 from ca_hpc.errors import SchedulerUnreachable
 from ca_hpc.executors import slurm
@@ -56,11 +56,7 @@ def further(run: RunFolder, draft: Submission, *, say: Say = silent) -> str:
 
 def submit_further(run: RunFolder, draft: Submission, *, say: Say = silent) -> Submission:
     """Submit ``draft``. The caller holds the lock."""
-
-    def call(element: str, number: int) -> ElementCall:
-        return ElementCall(str(run.path), element, number)
-
-    return place(run, draft, call=call, patience_s=PATIENCE_S, say=say)
+    return place(run, draft, call=calls(run), patience_s=PATIENCE_S, say=say)
 
 
 def _settle(run: RunFolder, *, say: Say) -> None:
@@ -115,7 +111,7 @@ def extend(run: RunFolder, stage: Stage) -> None:
     }
     if waiting:
         slurm.extend_dependency(
-            _together(run, waiting),
+            together(run.submissions(), waiting),
             condition=stage.condition,
             after=awaited(run, stage.after, now),
         )
@@ -134,14 +130,4 @@ def awaited(run: RunFolder, stage: str, now: Mapping[str, Standing]) -> tuple[st
         for job in one.jobs
         if (one.rows[job].state in LIVE if job in one.rows else job in newest)
     }
-    return _together(run, to_come)
-
-
-def _together(run: RunFolder, meant: set[str]) -> tuple[str, ...]:
-    """Job ids, an array's own where all of its jobs are meant."""
-    found: list[str] = []
-    for submission in run.submissions():
-        jobs = [job for _, job in submission.jobs]
-        whole = meant.issuperset(jobs)
-        found += [job.split("_")[0] if whole else job for job in jobs if job in meant]
-    return tuple(dict.fromkeys(found))
+    return together(run.submissions(), to_come)

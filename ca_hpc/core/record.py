@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ca_hpc.core.model import Pin, TaskState
@@ -186,12 +186,17 @@ def whole_arrays(submissions: Sequence[Submission], elements: Iterable[str]) -> 
     submitted again since, so that nobody waits for what is superseded.
     """
     current = current_jobs(submissions)
-    meant = {job for element in elements for job in current.get(element, ())}
+    return together(submissions, {job for element in elements for job in current.get(element, ())})
+
+
+def together(submissions: Sequence[Submission], meant: Collection[str]) -> tuple[str, ...]:
+    """Job ids, an array's own where all of its jobs are meant."""
+    chosen = frozenset(meant)
     found: list[str] = []
     for submission in submissions:
         jobs = [job for _, job in submission.jobs]
-        whole = meant.issuperset(jobs)
-        found += [job.split("_")[0] if whole else job for job in jobs if job in meant]
+        whole = chosen.issuperset(jobs)
+        found += [job.split("_")[0] if whole else job for job in jobs if job in chosen]
     return tuple(dict.fromkeys(found))
 
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,8 @@ import pytest
 from ca_hpc.guard.ways import Payload
 from ca_hpc.store.sif import Partition
 from tests.sif import write_sif
+from tests.waiting import WAIT_S, lives, until
 
-WAIT_S = 20.0
 # Says that it is ready; when asked to end it takes its time, leaves a file and exits with 85.
 SAVING = """\
 import os, pathlib, signal, sys, time
@@ -56,20 +55,6 @@ def start_saving(sif: Path) -> subprocess.Popen[bytes]:
     until((sif.parent / "ready").exists, what="the payload did not start")
     until(lambda: (sif.parent / "ready").read_text() != "", what="the payload did not start")
     return guard
-
-
-def until(true: Callable[[], bool], *, what: str) -> None:
-    end = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def child_of(pid: int) -> int:

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -19,8 +17,8 @@ from ca_hpc.core.record import Case, Cases, LabelFile
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder
+from tests.waiting import lives, until
 
-WAIT_S = 30.0
 SPEC = """\
 kind: finetune
 name: neck
@@ -38,21 +36,6 @@ PARENT = (
     "print(child.pid, flush=True)\n"
     "time.sleep(600)"
 )
-
-
-def until(true: Callable[[], bool], *, what: str) -> None:
-    end = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; an orphan that nobody has reaped yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def children(pid: int) -> list[int]:
