@@ -61,7 +61,7 @@ def retry(
     if not here:
         resume_submission(run, say=say)
     with held(run.file(LOCK), waiting=lambda: say("another command submits; waiting for it")):
-        if here and local.alive(run):
+        if here and _goes_on(run):
             raise CaHpcError(
                 f"{run.path} is still running",
                 hint="retry it when it has ended: ca-hpc status --watch RUN; or ca-hpc cancel RUN",
@@ -87,6 +87,13 @@ def retry(
         left={task: now[task].state for task in now if task in only and task not in failed},
         failed=tuple(task for task in _failed(now, only=()) if task not in {*failed, *anew}),
     )
+
+
+def _goes_on(run: RunFolder) -> bool:
+    """Without SLURM. Results are there a moment before the scheduler process has noticed."""
+    if not local.alive(run):
+        return False
+    return any(task.live for task in standings(run, ask(run)).values()) or not local.left(run)
 
 
 def _place_here(run: RunFolder, failed: Collection[str]) -> list[Submission]:

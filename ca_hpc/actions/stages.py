@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ca_hpc.continuation.call import calls
-from ca_hpc.continuation.further import LOCK
+from ca_hpc.continuation.further import LOCK, settle
 from ca_hpc.core.model import Stage
 from ca_hpc.core.record import Submission, whole_arrays
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
@@ -83,7 +83,7 @@ def resume(run: RunFolder, *, say: Say, patience_s: float, sleep: Sleep) -> None
     """Complete whatever submissions of a run were cut off; nobody is asked where none was."""
     if any(s.open and s.by != BY for s in run.submissions()):
         with held(run.file(LOCK), waiting=lambda: say("another command submits; waiting for it")):
-            placing.settle(run, call=calls(run), patience_s=patience_s, sleep=sleep, say=say)
+            settle(run, patience_s=patience_s, sleep=sleep, say=say)
     if missing(run) and not refused(run):
         submit_stages(run, say=say, patience_s=patience_s, sleep=sleep)
 

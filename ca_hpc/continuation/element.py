@@ -20,8 +20,9 @@ from ca_hpc.core.record import Submission
 from ca_hpc.core.retry import Decision
 from ca_hpc.errors import CaHpcError, TaskFailed
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.worker.execution import Execution, Outcome, Stop, lost
+from ca_hpc.worker.execution import Execution, Outcome, lost
 from ca_hpc.worker.node import Node
+from ca_hpc.worker.running import Stop
 
 REASONS: Final = {signal.SIGUSR2: Stop.WARNED, signal.SIGTERM: Stop.ENDING}
 

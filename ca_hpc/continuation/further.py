@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 
 from ca_hpc.continuation.call import calls
@@ -12,7 +13,7 @@ from ca_hpc.core.record import Submission, together
 from ca_hpc.core.states import LIVE
 from ca_hpc.errors import SchedulerUnreachable
 from ca_hpc.executors import slurm
-from ca_hpc.executors.placing import Say, place, silent
+from ca_hpc.executors.placing import Say, Sleep, place, silent
 from ca_hpc.store.lock import Busy, held
 from ca_hpc.store.run_folder import RunFolder
 
@@ -33,7 +34,7 @@ def submitting(run: RunFolder, *, say: Say = silent) -> Iterator[None]:
             waiting=lambda: say("another command submits; waiting for it"),
             patience_s=PATIENCE_S,
         ):
-            _settle(run, say=say)
+            settle(run, say=say)
             yield
     except Busy as error:
         raise SchedulerUnreachable(
@@ -59,10 +60,18 @@ def submit_further(run: RunFolder, draft: Submission, *, say: Say = silent) -> S
     return place(run, draft, call=calls(run), patience_s=PATIENCE_S, say=say)
 
 
-def _settle(run: RunFolder, *, say: Say) -> None:
-    """Find out about submissions of which nobody knows what became, but for the first ones.
+def settle(
+    run: RunFolder,
+    *,
+    patience_s: float = PATIENCE_S,
+    sleep: Sleep = time.sleep,
+    say: Say = silent,
+) -> None:
+    """Place submissions of which nobody knows what became, but for the first ones.
 
     Those are `ca-hpc submit`'s to complete. One whose tasks others have taken over is taken back.
+    The caller holds the lock, so that none of them is being made by another process now. Raises as
+    ``place`` does.
     """
     submissions = run.submissions()
     for intent in submissions:
@@ -80,7 +89,7 @@ def _settle(run: RunFolder, *, say: Say) -> None:
             slurm.cancel(slurm.find(intent.job_name))
             run.refuse(intent, "others were submitted in its place")
         else:
-            submit_further(run, intent, say=say)
+            place(run, intent, call=calls(run), patience_s=patience_s, sleep=sleep, say=say)
 
 
 def _extended(run: RunFolder, placed: Submission) -> str:

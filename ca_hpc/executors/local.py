@@ -27,6 +27,7 @@ from ca_hpc.store.run_folder import RunFolder
 STATE = "local/state.json"
 POLL_S = 0.2
 ENDING_S = 30.0  # how long a cancellation waits for what runs to save and end
+LEAVING_S = 10.0  # how long a scheduler may take to notice that its last worker has ended
 # What becomes of elements whose scheduler is dead: nobody runs them.
 LOST: Final[Mapping[TaskState, TaskState]] = {
     TaskState.RUNNING: TaskState.NODE_FAIL,
@@ -117,9 +118,15 @@ def cancel(run: RunFolder) -> None:
     if _start_ticks(state.pid) != state.start_ticks:
         return
     os.kill(state.pid, signal.SIGTERM)
-    until = time.monotonic() + ENDING_S
-    while _start_ticks(state.pid) == state.start_ticks and time.monotonic() < until:
+    left(run, within_s=ENDING_S)
+
+
+def left(run: RunFolder, *, within_s: float = LEAVING_S) -> bool:
+    """Whether the run's scheduler process has ended, waiting for that a while."""
+    until = time.monotonic() + within_s
+    while alive(run) and time.monotonic() < until:
         time.sleep(POLL_S)
+    return not alive(run)
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -90,25 +90,6 @@ def place(
     raise unsure
 
 
-def settle(
-    run: RunFolder,
-    *,
-    call: Call,
-    patience_s: float = PATIENCE_S,
-    sleep: Sleep = time.sleep,
-    say: Say = silent,
-) -> tuple[Submission, ...]:
-    """Place every submission of which nobody knows what became. Returns them; raises as ``place``.
-
-    The caller holds the run's lock, so that none of them is being made by another process now.
-    """
-    return tuple(
-        place(run, intent, call=call, patience_s=patience_s, sleep=sleep, say=say)
-        for intent in run.submissions()
-        if intent.open
-    )
-
-
 class _Waiting:
     """Patience, which all questions of one submission share."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from ca_hpc import processes
 from ca_hpc.errors import CaHpcError, ExitCode, TaskFailed
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.worker.execution import Execution, Stop, lost
+from ca_hpc.worker.execution import Execution, lost
 from ca_hpc.worker.node import Node
+from ca_hpc.worker.running import Stop
 
 
 def main() -> None:

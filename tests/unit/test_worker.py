@@ -36,8 +36,9 @@ from ca_hpc.core.model import (
 from ca_hpc.core.record import Attempt, Result
 from ca_hpc.errors import TaskFailed
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.worker.execution import Execution, Stop, lost
+from ca_hpc.worker.execution import Execution, lost
 from ca_hpc.worker.node import Node
+from ca_hpc.worker.running import Stop
 
 SCRIPT = """#!/bin/sh
 shift 6
