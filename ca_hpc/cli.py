@@ -5,20 +5,20 @@ Everything but typer is imported inside the commands: ``ca-hpc --help`` must be 
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 import signal
 import sys
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from ca_hpc import __version__, screen
+from ca_hpc import __version__, cli_runs, screen
 from ca_hpc.cli_data import data_app
 from ca_hpc.cli_image import image_app
+from ca_hpc.cli_json import AsJson, answer, answer_error, one_object
 from ca_hpc.cli_weights import weights_app
 from ca_hpc.errors import CaHpcError, ExitCode
 
@@ -38,9 +38,7 @@ app.add_typer(image_app, name="image")
 app.add_typer(weights_app, name="weights")
 
 JobFile = Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)]
-RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
 DemoFolder = Annotated[Path, typer.Argument(help="Where to put data and runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the runs.")]
 ClusterName = Annotated[
     str | None, typer.Option("--cluster", help="Another cluster profile than the job's.")
@@ -65,7 +63,12 @@ def every_command(
 
 
 @app.command()
-def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = None) -> None:
+def validate(
+    job_file: JobFile,
+    cluster: ClusterName = None,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
     """Check a job file, its profiles, its data, weights and image."""
     from ca_hpc.actions import prepare
     from ca_hpc.actions.estimate import estimate
@@ -77,19 +80,39 @@ def validate(job_file: JobFile, cluster: ClusterName = None, output: Output = No
     )
     inputs = prepare.find_inputs(job, host=host)
     flow = prepare.workflow(job, inputs, host=host, run_folder=prepare.next_run_folder(job))
-    for text in warnings(job, inputs, flow):
+    doubts = tuple(warnings(job, inputs, flow))
+    for text in doubts:
         _warn(text)
     cases = inputs.cases.cases
     people = len({(case.people, case.person) for case in cases})
-    held_out = sum(map(len, inputs.data.division.tests.values()))
+    division = inputs.data.division
+    size = estimate(job.spec, inputs.cases, runs=job.runs)
+    if as_json:
+        answer(
+            {
+                "job_file": str(job_file),
+                "cluster": job.cluster.name,
+                "cases": len(cases),
+                "people": people,
+                "folds": [
+                    {part: len(ids) for part, ids in fold.items()} for fold in division.folds
+                ],
+                "test_sets": {name: len(ids) for name, ids in division.tests.items()},
+                "origins": [asdict(origin) for origin in inputs.cases.origins],
+                "stages": {stage.name: len(stage.tasks) for stage in flow.stages},
+                "estimate": {"bytes": size.bytes, "files": size.files, "free_bytes": size.free},
+                "warnings": doubts,
+            }
+        )
+        return
+    held_out = sum(map(len, division.tests.values()))
     of_them = f" ({held_out} in test sets)" if held_out else ""
-    typer.echo(_divided(inputs.data.division))
+    typer.echo(_divided(division))
     for origin in inputs.cases.origins:
         typer.echo(f"{origin.source}: {origin.url} at {origin.commit or f'sha256:{origin.sha256}'}")
     typer.echo(
         f"{job_file} is valid: {len(cases)} images{of_them} of {people} people, "
-        f"{len(flow.stages)} stages, {len(flow.tasks)} tasks on {job.cluster.name}; "
-        f"{estimate(job.spec, inputs.cases, runs=job.runs).text}"
+        f"{len(flow.stages)} stages, {len(flow.tasks)} tasks on {job.cluster.name}; {size.text}"
     )
 
 
@@ -121,8 +144,10 @@ def submit(
     job = prepare.read_job(job_file, host=host, overrides=overrides)
     if dry_run:
         dry = action.dry_run(job, host=host)
-        shown = {"dry_run": dry.text, "warnings": dry.warnings}
-        typer.echo(json.dumps(shown, indent=2) if as_json else dry.text, nl=as_json)
+        if as_json:
+            answer({"dry_run": dry.text, "warnings": dry.warnings})
+        else:
+            typer.echo(dry.text, nl=False)
         for text in dry.warnings:
             _warn(text)
         if dry.trouble is not None:
@@ -140,7 +165,7 @@ def submit(
     jobs = _job_ids(run)
     attached = job.cluster.executor == "local" and not detach
     if as_json:
-        typer.echo(json.dumps({"run": str(run.path), "jobs": jobs}, indent=2))
+        answer({"run": str(run.path), "jobs": jobs})
     else:
         typer.echo(f"run folder: {run.path}")
         for stage in run.workflow.stages:
@@ -149,183 +174,22 @@ def submit(
             word = "task" if len(stage.tasks) == 1 else "tasks"
             typer.echo(f"  {stage.name:<11}{len(stage.tasks):>4} {word:<5}{told}".rstrip())
         if not (wait or attached):
-            typer.echo(f"follow it: ca-hpc status --watch {_quoted(run.path)}")
+            typer.echo(f"follow it: ca-hpc status --watch {shlex.quote(str(run.path))}")
     if wait or attached:
-        raise typer.Exit(int(screen.watch(run, quiet=as_json, cancel_on_interrupt=attached)))
+        now = screen.watch(run, quiet=as_json, cancel_on_interrupt=attached)
+        if as_json:
+            answer(cli_runs.status_answer(now))
+        raise typer.Exit(int(now.exit_code))
+
+
+for command in (
+    cli_runs.status, cli_runs.logs, cli_runs.retry, cli_runs.cancel, cli_runs.export,
+):  # fmt: skip
+    app.command()(command)
 
 
 @app.command()
-def status(
-    run: RunPath,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until it has ended.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show the state of every task of a run."""
-    from datetime import datetime, timezone
-
-    from ca_hpc.actions.status import status as read_status
-    from ca_hpc.store.run_folder import RunFolder
-
-    folder = RunFolder.open(run)
-    if watch:
-        raise typer.Exit(int(screen.watch(folder, quiet=as_json, cancel_on_interrupt=False)))
-    now = read_status(folder, now=datetime.now(timezone.utc))
-    if as_json:
-        typer.echo(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
-    else:
-        screen.show_status(now)
-        if now.ended:
-            screen.show_outcome(folder)
-        screen.show_next(folder, now)
-    raise typer.Exit(int(now.exit_code))
-
-
-@app.command()
-def logs(
-    run: RunPath,
-    task: Annotated[str | None, typer.Argument(help="A task; none: those that failed.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
-) -> None:
-    """Print a task's log, or the ends of the logs of what failed."""
-    from ca_hpc.actions.logs import log_files
-    from ca_hpc.actions.status import status as read_status
-    from ca_hpc.store.run_folder import RunFolder
-
-    folder = RunFolder.open(run)
-    if task is not None:
-        screen.show_file(log_files(folder, task)[0], follow=follow)
-        return
-    now = read_status(folder)
-    if not now.failed:
-        typer.echo("no task has failed; name one: " + ", ".join(t.task for t in now.tasks))
-    for one in now.failed:
-        typer.echo(f"== {one.task}: {one.state.value}: {one.cause or ''}")
-        try:
-            files = log_files(folder, one.task)
-        except CaHpcError as error:
-            typer.echo(error.message)
-            continue
-        for file in files:
-            typer.echo("\n".join(file.read_text(errors="replace").splitlines()[-15:]))
-
-
-@app.command()
-def retry(
-    run: RunPath,
-    tasks: Annotated[
-        list[str] | None, typer.Argument(help="Of these tasks; none: all that failed.")
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="Of the jobs: 48GB; default: as before.")
-    ] = None,
-    max_gpu_hours: Annotated[
-        float | None, typer.Option("--max-gpu-hours", min=0, help="A new ceiling for the run.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run again what failed, each from its last checkpoint."""
-    from ca_hpc.actions.retry import retry as action
-    from ca_hpc.actions.submit import private_umask
-    from ca_hpc.core.units import parse_size
-    from ca_hpc.store.run_folder import RunFolder
-
-    private_umask()
-    try:
-        memory_mib = None if memory is None else parse_size(memory)
-    except ValueError as error:
-        raise CaHpcError(f"--memory {memory}: {error}", hint="--memory 48GB") from error
-    done = action(
-        RunFolder.open(run),
-        only=tasks or (),
-        memory_mib=memory_mib,
-        max_gpu_hours=max_gpu_hours,
-        say=lambda text: typer.echo(text, err=True),
-    )
-    if as_json:
-        typer.echo(json.dumps(asdict(done), indent=2))
-        return
-    others = f" (failed: {', '.join(done.failed)})" if done.failed else ""
-    for task, state in done.left.items():
-        typer.echo(f"{task} {_HOW[state.value]}: nothing to do again{others}")
-    if done.tasks:
-        anew = f"; then anew: {', '.join(done.anew)}" if done.anew else ""
-        told = f" (jobs {', '.join(done.jobs)})" if done.jobs else ""
-        typer.echo(f"again: {', '.join(done.tasks)}{anew}{told}")
-        typer.echo(f"follow it: ca-hpc status --watch {_quoted(run)}")
-    elif not done.left:
-        typer.echo("nothing to do again: no task of this run has failed")
-
-
-# states in which a task is left alone
-_HOW = {
-    "COMPLETED": "has completed", "RUNNING": "runs", "PENDING": "waits", "WAITING": "waits",
-}  # fmt: skip
-
-
-@app.command()
-def cancel(run: RunPath) -> None:
-    """Cancel everything of a run that waits or runs."""
-    from ca_hpc.actions.status import cancel as action
-    from ca_hpc.store.run_folder import RunFolder
-
-    folder = RunFolder.open(run)
-    done = f"cancelled; go on later: {screen.retry_command(folder)}"
-    typer.echo(done if action(folder) else "nothing of this run waits or runs")
-
-
-class Kept(str, Enum):
-    """nnU-Net's two checkpoints of a fold."""
-
-    FINAL = "final"
-    BEST = "best"
-
-
-@app.command()
-def export(
-    run: RunPath,
-    arm: Annotated[str | None, typer.Option(help="Of which arm; default: the only one.")] = None,
-    folds: Annotated[
-        str | None, typer.Option(help="Some of the folds: 0,1; default: all that are published.")
-    ] = None,
-    checkpoint: Annotated[Kept, typer.Option(help="Of each fold.")] = Kept.FINAL,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FILE.zip; default: in RUN/exports.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a zip of an arm's model for stock nnU-Net and SCT."""
-    from ca_hpc.actions.export import export as action
-    from ca_hpc.store.run_folder import RunFolder
-
-    made = action(
-        RunFolder.open(run),
-        arm=arm,
-        folds=None if folds is None else _fold_numbers(folds),
-        checkpoint=checkpoint.value,
-        output=output,
-        environment=dict(os.environ),
-        say=lambda text: typer.echo(text, err=True),
-    )
-    if as_json:
-        typer.echo(json.dumps(asdict(made), indent=2, default=str))
-        return
-    typer.echo(f"{made.file}: {made.size_bytes / 1e6:.1f} MB, sha256:{made.sha256}")
-    typer.echo(f"arm {made.arm}, folds {', '.join(made.folds)}")
-    if made.missing:
-        typer.echo(f"not in it: folds {', '.join(made.missing)}")
-
-
-def _fold_numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError as error:
-        raise CaHpcError(f"--folds {text} names no folds", hint="--folds 0,1") from error
-
-
-@app.command()
-def demo(
-    folder: DemoFolder = Path("ca-hpc-demo"),
-) -> None:
+def demo(folder: DemoFolder = Path("ca-hpc-demo"), as_json: AsJson = False) -> None:
     """Fine-tune on synthetic spinal cords, here, in a few minutes."""
     from ca_hpc.actions import demo as action
     from ca_hpc.actions import submit as submission
@@ -333,13 +197,18 @@ def demo(
 
     submission.private_umask()
 
-    def step(title: str, run: RunFolder) -> None:
-        typer.echo(f"\n{title}")
-        code = screen.watch(run, quiet=False, cancel_on_interrupt=True)
-        if code != ExitCode.OK:
-            raise typer.Exit(int(code))
+    def say(text: str) -> None:
+        typer.echo(text, err=as_json)
 
-    action.demo(folder, host=Host.here(), say=typer.echo, watch=step)
+    def step(title: str, run: RunFolder) -> None:
+        say(f"\n{title}")
+        now = screen.watch(run, quiet=as_json, cancel_on_interrupt=True)
+        if as_json:  # of the last run, or of the one that failed
+            answer(cli_runs.status_answer(now))
+        if now.exit_code != ExitCode.OK:
+            raise typer.Exit(int(now.exit_code))
+
+    action.demo(folder, host=Host.here(), say=say, watch=step)
 
 
 def _job_ids(run: RunFolder) -> dict[str, dict[str, str]]:
@@ -363,12 +232,6 @@ def _divided(division: Division) -> str:
     return f"images: {', '.join(parts)}"
 
 
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
-
-
 def _warn(text: str) -> None:
     typer.echo(f"warning: {text}", err=True)
 
@@ -377,26 +240,52 @@ def _fail(error: CaHpcError) -> NoReturn:
     typer.echo(f"error: {error.message}", err=True)
     if error.hint:
         typer.echo(f"hint: {error.hint}", err=True)
+    answer_error(error)
     sys.exit(int(error.exit_code))
+
+
+def _interrupted() -> NoReturn:
+    answer_error(CaHpcError("interrupted", exit_code=ExitCode.INTERRUPTED))
+    sys.exit(int(ExitCode.INTERRUPTED))
 
 
 def _named(file: object) -> str:
     return "" if file is None else f"{str(file)[:400]}: "
 
 
+# Newer typer has a click of its own and does not export this class: of click itself it is another.
+_UsageError: Final[Any] = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
-    """The entry point: errors become one screen of text and an exit code."""
+    """The entry point: errors become one screen of text, with --json also an object, and a code."""
     # as an exception, so that what is half done is removed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        app()
-    except CaHpcError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        sys.exit(int(ExitCode.INTERRUPTED))
+        with one_object():
+            _run_command()
     except BrokenPipeError:  # `ca-hpc logs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(int(ExitCode.OK))
+
+
+def _run_command() -> NoReturn:
+    try:
+        code = app(standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:  # what typer makes of KeyboardInterrupt
+            _interrupted()
+        sys.exit(code)
+    except CaHpcError as error:
+        _fail(error)
+    except _UsageError as error:
+        error.show()
+        hint = error.ctx and f"{error.ctx.command_path} --help"
+        answer_error(CaHpcError(error.format_message(), hint=hint))
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):  # Abort: what typer made of it before
+        _interrupted()
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full disk, a folder that may not be read, a name too long, …
         _fail(
             CaHpcError(

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ca_hpc import screen
+from ca_hpc.cli_json import AsJson, answer
 from ca_hpc.errors import ExitCode
 
 data_app = typer.Typer(
@@ -21,7 +22,6 @@ data_app = typer.Typer(
 
 JobFile = Annotated[Path, typer.Argument(help="The job, a YAML file.", show_default=False)]
 PackFile = Annotated[Path, typer.Argument(help="The pack, a tar.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 
 
 @data_app.command("fetch")
@@ -36,7 +36,7 @@ def fetch(job_file: JobFile, as_json: AsJson = False) -> None:
     _warn(cases.remarks)
     if as_json:
         found = {"cases": len(cases.cases), "origins": [asdict(each) for each in cases.origins]}
-        typer.echo(json.dumps(found | {"remarks": cases.remarks}, indent=2))
+        answer(found | {"remarks": cases.remarks})
         return
     typer.echo(f"{len(cases.cases)} images are here with their labels")
     for origin in cases.origins:
@@ -59,7 +59,7 @@ def pack(
     with screen.transfer() as progress:
         packed = action.pack(job_file, output, host=Host.here(), say=_say, progress=progress)
     if as_json:
-        typer.echo(json.dumps(asdict(packed), indent=2, default=str))
+        answer(asdict(packed))
         return
     typer.echo(
         f"{packed.file}: {packed.cases} images, {packed.files} files, {packed.bytes / 1e6:.1f} MB"
@@ -79,7 +79,7 @@ def verify(file: PackFile, as_json: AsJson = False) -> None:
         found = action.verify(file, progress=progress)
     known = {"sha256": found.sha256, "cases": len(found.cases.cases), "files": len(found.files)}
     if as_json:
-        typer.echo(json.dumps(known, indent=2))
+        answer(known)
         return
     typer.echo(f"{file}: {known['files']} files as written, sha256:{found.sha256}")
 
@@ -107,7 +107,7 @@ def check(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps(asdict(looked), indent=2))
+        answer(asdict(looked))
     else:
         for line in looked.problems:
             typer.echo(line)

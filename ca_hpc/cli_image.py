@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ca_hpc.cli_json import AsJson, answer
 
 image_app = typer.Typer(help="Apptainer images.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,7 +35,7 @@ def image_build(
         str | None, typer.Option(help="Debian mirror; default: this machine's own.")
     ] = None,
     rebuild: Annotated[bool, typer.Option(help="Build even if nothing has changed.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build the image that tasks run in: a base, built once, and this package on top of it."""
     from datetime import datetime, timezone
@@ -68,7 +69,7 @@ def image_build(
     )
     image = made.image
     if as_json:
-        typer.echo(json.dumps(asdict(image), indent=2, default=str))
+        answer(asdict(image))
         return
     typer.echo(f"{image.path}: {image.size_bytes / 1e6:.0f} MB, sha256:{image.sha256}")
     typer.echo("unchanged: it was built from the same things before" * made.reused, nl=made.reused)

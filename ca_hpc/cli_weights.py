@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ca_hpc import screen
+from ca_hpc.cli_json import AsJson, answer
 
 if TYPE_CHECKING:
     from ca_hpc.weights.store import WeightStore
@@ -35,7 +36,6 @@ Which = Annotated[
     Literal["final", "best"] | None,
     typer.Option("--checkpoint", help="Default: final, else best."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 
 
 @weights_app.command("add")
@@ -73,7 +73,7 @@ def add(
             progress=progress,
         )
     if as_json:
-        typer.echo(door.dump(entry.manifest), nl=False)
+        answer(json.loads(door.dump(entry.manifest)))
         return
     _tell(summary(entry.manifest))
     for doubt in entry.manifest.doubts:
@@ -92,7 +92,7 @@ def list_weights(store: Store = None, as_json: AsJson = False) -> None:
     here = _store(store)
     kept, others = action.kept(here), action.not_kept(here)
     if as_json:
-        typer.echo(json.dumps({"kept": kept, "not kept": others}, indent=2))
+        answer({"kept": kept, "not_kept": others})
         return
     for row in kept:
         name = row["name"] or "(no profile)"
@@ -126,7 +126,7 @@ def inspect(
         here=Path.cwd(),
     )
     if as_json:
-        typer.echo(door.dump(manifest), nl=False)
+        answer(json.loads(door.dump(manifest)))
     else:
         _tell(summary(manifest))
 
@@ -137,16 +137,21 @@ def verify(
         str | None, typer.Argument(help="A profile or sha256; default: all that are kept.")
     ] = None,
     store: Store = None,
+    as_json: AsJson = False,
 ) -> None:
     """Read all bytes again and compare them with what was recorded."""
     from ca_hpc.actions import weights as action
 
-    here, none = _store(store), True
+    here = _store(store)
+    whole: list[dict[str, str | None]] = []
+    if as_json:
+        answer({"as_recorded": whole})  # as far as it gets: the end may be an error
     for manifest in action.verify(what, store=here):
-        none = False
-        name = manifest.profile or manifest.source.name
-        typer.echo(f"{name}: sha256:{manifest.sha256} as recorded")
-    if none:
+        whole.append({"name": manifest.profile, "sha256": manifest.sha256})
+        if not as_json:
+            name = manifest.profile or manifest.source.name
+            typer.echo(f"{name}: sha256:{manifest.sha256} as recorded")
+    if not (whole or as_json):
         typer.echo(f"no weights in {here.folder}")
 
 

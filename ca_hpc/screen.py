@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,8 +31,11 @@ GAP: Final = 1
 SPARED: Final = ("attempts", "job", "node", "time", "progress", "cause")
 
 
-def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode:
-    """Show progress until the run has ended, then its outcome."""
+def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> RunStatus:
+    """Show progress until the run has ended, then, unless ``quiet``, its outcome.
+
+    Raises KeyboardInterrupt, with ``cancel_on_interrupt`` after the run was cancelled.
+    """
     from ca_hpc.actions.status import ask
     from ca_hpc.actions.status import cancel as cancel_run
     from ca_hpc.actions.status import status as read_status
@@ -64,15 +65,13 @@ def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> ExitCode
             print("cancelling: what runs saves and ends", file=sys.stderr)
             cancel_run(run)
             print(f"cancelled; go on later: {retry_command(run)}", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    if quiet:
-        print(json.dumps({**asdict(now), "ended": now.ended}, indent=2, default=str))
-    else:
+        raise
+    if not quiet:
         if now.exit_code != ExitCode.OK:
             show_status(now)
         show_outcome(run)
         show_next(run, now)
-    return now.exit_code
+    return now
 
 
 class _Bars:

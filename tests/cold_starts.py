@@ -20,7 +20,6 @@ from tests.prepare_runs import DATASET, contents, make, pair, run_of
 
 FOLDS = 5
 ARM = "scratch"
-TASK = "train-scratch-fold{}"
 REPOSITORY = Path(__file__).parents[1]
 PLANS = "nnUNetPlans"
 
@@ -72,11 +71,13 @@ def race(calm: RunFolder, folder: Path) -> None:
     run = RunFolder(folder)
     before = contents(run.preprocessed)
     steps = [
-        step(run, "train", "--arm", ARM, "--fold", str(fold), task=TASK.format(fold))
+        step(run, "train", "--arm", ARM, "--fold", str(fold), task=task_of(ARM, fold))
         for fold in range(FOLDS)
     ]
     statuses = [started.wait(300) for started in steps]
-    assert statuses == [0] * FOLDS, [log(run, fold) for fold in range(FOLDS) if statuses[fold]]
+    assert statuses == [0] * FOLDS, [
+        log(run, arm=ARM, fold=fold) for fold in range(FOLDS) if statuses[fold]
+    ]
     assert contents(run.preprocessed) == before
     assert_whole(run, arm=ARM)
 
@@ -89,7 +90,7 @@ def assert_whole(run: RunFolder, *, arm: str) -> None:
     folds = dict(run.folds(arm))
     assert sorted(folds) == [str(fold) for fold in range(FOLDS)]
     for fold, split in enumerate(splits):
-        told = log(run, fold)
+        told = log(run, arm=arm, fold=fold)
         assert "Traceback" not in told and "error" not in told.lower(), told
         assert f"This split has {len(split['train'])} training and {len(split['val'])}" in told
         validated = {
@@ -106,8 +107,12 @@ def assert_whole(run: RunFolder, *, arm: str) -> None:
     assert drafts == {"plans.json", "dataset.json", "dataset_fingerprint.json"}
 
 
-def log(run: RunFolder, fold: int) -> str:
-    (attempt,) = run.attempts(TASK.format(fold))
+def task_of(arm: str, fold: int) -> str:
+    return f"train-{arm}-fold{fold}"
+
+
+def log(run: RunFolder, *, arm: str, fold: int) -> str:
+    (attempt,) = run.attempts(task_of(arm, fold))
     return (attempt / "log.txt").read_text()
 
 
@@ -120,8 +125,7 @@ def train_for_real(folder: Path) -> None:
     run = RunFolder(submit(folder, text))
     until(lambda: status(run.path)["ended"], seconds=900, what="the run did not end")
     assert set(states(run.path).values()) == {"COMPLETED"}
-    spans = [span(run, fold) for fold in range(FOLDS)]
-    assert max(began for began, _ in spans) < min(ended for _, ended in spans)
+    assert_at_once(run, arm=ARM)
     assert_whole(run, arm=ARM)
 
 
@@ -137,8 +141,14 @@ resources:
 """
 
 
-def span(run: RunFolder, fold: int) -> tuple[float, float]:
+def assert_at_once(run: RunFolder, *, arm: str) -> None:
+    """The last fold had begun before the first one ended."""
+    spans = [span(run, arm=arm, fold=fold) for fold in range(FOLDS)]
+    assert max(began for began, _ in spans) < min(ended for _, ended in spans)
+
+
+def span(run: RunFolder, *, arm: str, fold: int) -> tuple[float, float]:
     """When a fold's step was started, and when it wrote its last line."""
-    (attempt,) = run.attempts(TASK.format(fold))
+    (attempt,) = run.attempts(task_of(arm, fold))
     record = attempt / "attempt.json"
     return record.stat().st_mtime, (attempt / "log.txt").stat().st_mtime

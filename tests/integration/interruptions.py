@@ -23,6 +23,8 @@ from tests.integration.watched import (
     Scene,
     attempts,
     complaints,
+    final_weights,
+    tell_pace,
     weights,
 )
 from tests.lab import controls, leftovers, queue
@@ -189,17 +191,29 @@ def plan(kinds: Sequence[Kind], *, rng: random.Random, trainings: int) -> list[l
 
 
 def interrupted_run(
-    scene: Scene, plans: Sequence[Sequence[Interruption]], *, name: str, rng: random.Random
+    scene: Scene,
+    plans: Sequence[Sequence[Interruption]],
+    *,
+    name: str,
+    workers: int,
+    rng: random.Random,
 ) -> list[str]:
     """Submit one training per plan, interrupt each as planned, and wait for the end.
 
-    Returns what was done, a line per interruption. Raises AssertionError where anything was lost.
+    The same is trained undisturbed besides. ``workers``: augmentation processes. Returns what was
+    done, a line per interruption. Raises AssertionError where anything was lost, or the weights
+    differ in the end.
     """
     site = scene.site
     spec = scene.job(name, folds=len(plans))
+    spec["training"]["workers"] = workers
     spec["resources"] = {"train": {"at_once": 3}}
     run = site.submit(site.write(name, spec))
+    spec |= {"name": f"{name}-calm", "resources": {"train": {"at_once": 1}}}
+    calm = site.submit(site.write(f"{name}-calm", spec))
     victims = [Victim(scene, run, f"train-finetune-fold{fold}") for fold in range(len(plans))]
+    for victim in victims:
+        tell_pace(scene, calm / "tasks" / victim.task, 0)
     seeds = [rng.random() for _ in victims]
     with ThreadPoolExecutor(len(victims)) as threads:
         courses = [
@@ -207,16 +221,20 @@ def interrupted_run(
         ]
     broken = [str(course.exception()) for course in courses if course.exception()]
     if broken:
-        site.ca_hpc("cancel", str(run))
+        for each in (run, calm):
+            site.ca_hpc("cancel", str(each))
     assert not broken, "\n".join(broken)
-    status = site.follow(run)
-    assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(run, status)
+    for each in (run, calm):
+        status = site.follow(each)
+        assert {task["state"] for task in status["tasks"]} == {"COMPLETED"}, why(each, status)
+        assert not queue.queued(scene.cluster, name=each.name)
     pretrained = sha256_file(weights(site))
     for victim in victims:
         lived = victim.attempts()
         wrong = complaints(lived, pretrained=pretrained, epochs=EPOCHS, per_epoch=ITERATIONS)
         assert not wrong, f"{run} {victim.task}: {wrong}"
-    assert not queue.queued(scene.cluster, name=run.name)
+    for fold in range(len(plans)):
+        assert final_weights(run, fold) == final_weights(calm, fold), f"{workers=}, {fold=}"
     return [line for course in courses for line in course.result()]
 
 

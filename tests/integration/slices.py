@@ -8,12 +8,9 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from ca_hpc.nnunet.checkpoints import weights_sha256
-from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.store.shipped import shipped
-from ca_hpc.weights.checkpoint import read_checkpoint
 from tests.integration.jobs import why
-from tests.integration.watched import Scene, attempts
+from tests.integration.watched import Scene, attempts, final_weights, tell_pace
 from tests.lab import queue
 
 Way = Literal["requeue", "array", "resubmit"]
@@ -35,10 +32,7 @@ def submit(scene: Scene, *, way: Way | None, epochs: int, pace_s: float) -> Path
         spec["resources"] = {"train": {"time": "30min", "slice": f"{SLICE_S}s"}}
     cluster = scene.site.write(f"{name}-cluster", profile)
     run = scene.site.submit(scene.site.write(name, spec), "--cluster", str(cluster))
-    folder = run / "tasks" / TASK
-    folder.mkdir(parents=True, exist_ok=True)
-    scene.site.own(folder.parent, folder)
-    (folder / "pace").write_text(str(pace_s if way else 0))
+    tell_pace(scene, run / "tasks" / TASK, pace_s if way else 0)
     return run
 
 
@@ -62,11 +56,6 @@ def in_slices(
         assert trained == list(range(epochs)), f"{way}: {trained}"
         if way is not None:
             jobs[way] = len(lived)
-        found[way] = final_weights(run)
+        found[way] = final_weights(run, 0)
     assert len(set(found.values())) == 1, found
     return jobs
-
-
-def final_weights(run: Path) -> str:
-    (final,) = (run / "results").glob("*/*/*/fold_0/checkpoint_final.pth")
-    return weights_sha256(as_torch(read_checkpoint(final).tensors))

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.cold_start import train_at_once
 from tests.integration.conftest import scene_in, work_folder
 from tests.integration.failures import BY_NAME, fail_and_mend
 from tests.integration.interruptions import KINDS, interrupted_run, nothing_left, plan
 from tests.integration.jobs import HpcUser
+from tests.integration.killed import killed_and_compared
 from tests.integration.lost_node import lost_node
 from tests.integration.slices import WAYS, in_slices
 from tests.integration.watched import Scene
@@ -24,6 +26,7 @@ from tests.lab.cluster import Cluster
 
 ALWAYS = 5  # of the first kinds of interruptions; the sixth is one of the others
 THREE = ("exception", "os._exit", "memory")  # of the twelve failures
+WORKERS = (1, 3)  # augmentation processes, on each of the two clusters; the slices have none
 EPOCHS, PACE_S = 8, 0.55  # two slices
 
 Outcomes = Mapping[str, Future[object]]
@@ -61,6 +64,17 @@ def outcomes(
             "test_a_task_of_a_lost_node_runs_again_and_its_old_copy_changes_nothing": partial(
                 lost_node, scene(work / "lost", cluster=spare_cluster)
             ),
+            "test_five_folds_in_the_image_train_at_once": partial(
+                train_at_once, scene(work / "cold", cluster=cluster)
+            ),
+            "test_ten_kills_of_the_trainer_lose_no_more_than_since_the_last_checkpoint": partial(
+                killed_and_compared,
+                scene(work / "killed", cluster=cgroup_cluster),
+                anywhere=6,
+                writing=4,
+                trainings=2,
+                rng=random.Random(rng.random()),
+            ),
             "test_a_training_in_slices_ends_with_the_weights_of_one_in_one_job": partial(
                 in_slices,
                 scene(work / "slices", cluster=cgroup_cluster),
@@ -80,8 +94,8 @@ def six_interruptions(scenes: Sequence[Scene], rng: random.Random) -> list[str]:
     plans = plan(kinds, rng=rng, trainings=len(scenes))
     with ThreadPoolExecutor(len(scenes)) as threads:
         runs = [
-            threads.submit(interrupted_run, scene, [one], name="again", rng=rng)
-            for scene, one in zip(scenes, plans, strict=True)
+            threads.submit(interrupted_run, scene, [one], name="again", workers=workers, rng=rng)
+            for scene, one, workers in zip(scenes, plans, WORKERS, strict=True)
         ]
     return [line for run in runs for line in run.result()]
 
@@ -105,6 +119,18 @@ def test_a_task_of_a_lost_node_runs_again_and_its_old_copy_changes_nothing(
     outcomes: Outcomes, request: pytest.FixtureRequest
 ) -> None:
     own(outcomes, request)
+
+
+def test_five_folds_in_the_image_train_at_once(
+    outcomes: Outcomes, request: pytest.FixtureRequest
+) -> None:
+    own(outcomes, request)
+
+
+def test_ten_kills_of_the_trainer_lose_no_more_than_since_the_last_checkpoint(
+    outcomes: Outcomes, request: pytest.FixtureRequest
+) -> None:
+    print(own(outcomes, request))
 
 
 def test_a_training_in_slices_ends_with_the_weights_of_one_in_one_job(

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ca_hpc.imaging.synthetic import write_dataset
+from ca_hpc.nnunet.checkpoints import weights_sha256
+from ca_hpc.nnunet.torch_tensors import as_torch
+from ca_hpc.weights.checkpoint import read_checkpoint
 from tests.checkpoints import write_checkpoint
 from tests.integration.jobs import QUICK, Site
 from tests.lab.cluster import Cluster
@@ -97,6 +100,19 @@ def own_image(image: Path, folder: Path) -> Path:
     for suffix in ("", ".json"):
         os.link(f"{image}{suffix}", f"{own}{suffix}")
     return own
+
+
+def tell_pace(scene: Scene, task: Path, seconds: float) -> None:
+    """How long an iteration takes, told to a task that has not begun."""
+    task.mkdir(parents=True, exist_ok=True)
+    scene.site.own(task.parent, task)
+    (task / "pace").write_text(str(seconds))
+
+
+def final_weights(run: Path, fold: int) -> str:
+    """Digest of the trained network's."""
+    (final,) = (run / "results").glob(f"*/*/*/fold_{fold}/checkpoint_final.pth")
+    return weights_sha256(as_torch(read_checkpoint(final).tensors))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""As in the local tier, more often."""
+"""Five folds at once on a cold cache: fifty races of the steps, and three jobs on SLURM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cold_starts import preprocessed_run, race, train_for_real
+from tests.cold_starts import preprocessed_run, race
+from tests.integration.cold_start import train_at_once
+from tests.integration.watched import Scene
 
 RACES = 50
 
@@ -20,5 +22,5 @@ def test_five_folds_race_fifty_times_and_all_of_them_are_whole(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_five_folds_submitted_as_a_job_train_at_once(tmp_path: Path, number: int) -> None:
-    train_for_real(tmp_path)
+def test_five_folds_in_the_image_train_at_once(scene: Scene, number: int) -> None:
+    train_at_once(scene)

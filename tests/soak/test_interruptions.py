@@ -10,6 +10,7 @@ from tests.integration.interruptions import KINDS, interrupted_run, nothing_left
 from tests.integration.watched import Scene
 
 TRAININGS = 5  # on each cluster; three interruptions each
+WORKERS = (1, 3)  # augmentation processes; the slices have none
 
 
 def test_thirty_interruptions_lose_nothing(scenes: Sequence[Scene], seed: int) -> None:
@@ -18,8 +19,15 @@ def test_thirty_interruptions_lose_nothing(scenes: Sequence[Scene], seed: int) -
     seeds = [rng.random() for _ in scenes]
     with nothing_left(scenes[0].site.user.uid), ThreadPoolExecutor(len(scenes)) as threads:
         runs = [
-            threads.submit(interrupted_run, scene, some, name="again", rng=random.Random(drawn))
-            for scene, some, drawn in zip(scenes, plans, seeds, strict=True)
+            threads.submit(
+                interrupted_run,
+                scene,
+                some,
+                name="again",
+                workers=workers,
+                rng=random.Random(drawn),
+            )
+            for scene, some, workers, drawn in zip(scenes, plans, WORKERS, seeds, strict=True)
         ]
         told = [line for run in runs for line in run.result()]
     assert len(told) == 30

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from ca_hpc import cli
 from ca_hpc.actions.status import Asked, RunStatus, TaskStatus, status
 from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, TaskState, Workflow
 from ca_hpc.core.record import Pins, Result, Submission
@@ -500,6 +504,115 @@ def test_a_task_that_does_not_exist_is_refused_with_those_that_do(
 
 def test_a_cancel_without_a_scheduler_ends_with_4(call: Call, run: RunFolder) -> None:
     assert call("cancel", str(run.path)).code == 4
+
+
+def test_a_cancel_of_what_has_ended_cancels_nothing(call: Call, run: RunFolder) -> None:
+    end(run, "train-a-fold1", TaskState.COMPLETED)
+    assert call("cancel", str(run.path)).out == "nothing of this run waits or runs\n"
+    told = json.loads(call("cancel", str(run.path), "--json").out)
+    assert told == {"run": str(run.path), "cancelled": False}
+
+
+def test_a_cancel_tells_programs_that_it_cancelled(
+    call: Call, run: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, prints in (("squeue", "101_1|RUNNING|node1|None"), ("sacct", ""), ("scancel", "")):
+        (programs / name).write_text(f"#!/bin/sh\necho '{prints}'\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    told = json.loads(call("cancel", "--json", str(run.path)).out)
+    assert told == {"run": str(run.path), "cancelled": True}
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+def test_a_valid_job_as_json_has_counts(call: Call, job: Path) -> None:
+    shown = call("validate", "--json", str(job))
+    assert (shown.code, shown.err) == (0, UNLABELLED)
+    told = json.loads(shown.out)
+    assert (told["job_file"], told["cluster"]) == (str(job), "local")
+    assert (told["cases"], told["people"]) == (2, 2)
+    assert told["folds"] == [{"train": 1, "val": 1}] * 2
+    assert (told["test_sets"], told["origins"]) == ({}, [])
+    assert (len(told["stages"]), sum(told["stages"].values())) == (5, 9)
+    assert told["stages"]["train"] == 4
+    assert set(told["estimate"]) == {"bytes", "files", "free_bytes"}
+    assert [f"warning: {text}\n" for text in told["warnings"]] == [UNLABELLED]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("validate", "gone.yaml"), 2),
+        (("status", "gone"), 2),
+        (("retry", "gone", "--memory", "much"), 2),
+        (("data", "verify", "gone.tar"), 2),
+        (("submit",), 2),
+        (("submitt",), 2),
+        (("status", "gone", "--nope"), 2),
+        (("logs", "gone"), 2),
+    ],
+)
+def test_an_error_is_an_object_on_stdout_too_and_the_same_text_on_stderr(
+    call: Call, arguments: tuple[str, ...], code: int
+) -> None:
+    without = call(*arguments)
+    assert (without.code, without.out) == (code, "")
+    shown = call(*arguments, "--json")
+    assert shown.code == code
+    error = json.loads(shown.out)["error"]
+    assert set(error) == {"message", "hint", "exit_code"}
+    assert error["exit_code"] == code
+    assert error["message"] in shown.err
+    if arguments[0] != "logs":  # which has no --json: that is its error then
+        assert shown.err == without.err
+
+
+def test_a_scheduler_that_is_missing_is_told_to_programs(call: Call, run: RunFolder) -> None:
+    shown = call("cancel", str(run.path), "--json")
+    error = json.loads(shown.out)["error"]
+    assert (shown.code, error["exit_code"]) == (4, 4)
+    assert shown.err == f"error: {error['message']}\nhint: {error['hint']}\n"
+
+
+def test_an_error_comes_beside_what_was_found_before_it(call: Call, job: Path) -> None:
+    (job.parent / "bids").rename(job.parent / "gone")
+    shown = call("submit", "-n", "--json", str(job))
+    told = json.loads(shown.out)
+    assert "-m ca_hpc.steps.train " in told["dry_run"]
+    assert "bids does not exist" in told["error"]["message"]
+    assert shown.code == told["error"]["exit_code"] == 2
+
+
+def test_an_interrupted_watch_ends_with_130_and_an_object(run: RunFolder, tmp_path: Path) -> None:
+    command = (sys.executable, "-I", "-m", "ca_hpc", "status", "--watch", "--json", str(run.path))
+    with subprocess.Popen(
+        command,
+        env={"PATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stderr is not None
+        assert watching.stderr.readline() == "prepare COMPLETED\n"  # it has begun
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=60)
+    assert watching.returncode == 130
+    assert json.loads(out)["error"] == {"message": "interrupted", "hint": None, "exit_code": 130}
+    assert "Traceback" not in err
+
+
+def test_every_command_but_logs_has_json() -> None:
+    def without(command: Any, name: str) -> list[str]:
+        if inner := getattr(command, "commands", None):
+            return [each for key in inner for each in without(inner[key], f"{name} {key}")]
+        flags = [flag for parameter in command.params for flag in parameter.opts]
+        return [] if "--json" in flags else [name]
+
+    assert without(typer.main.get_command(cli.app), "ca-hpc") == ["ca-hpc logs"]
 
 
 # --- the program itself --------------------------------------------------------------------------

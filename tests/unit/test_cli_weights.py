@@ -449,7 +449,7 @@ def test_a_list_shows_what_is_kept_and_how_to_add_what_is_not(call: Call) -> Non
     ]
     told = json.loads(call("list", "--json").out)
     assert {row["name"] for row in told["kept"]} == {"mine", None}
-    assert told["not kept"]["contrast-agnostic-v3"] == "ca-hpc weights add contrast-agnostic-v3"
+    assert told["not_kept"]["contrast-agnostic-v3"] == "ca-hpc weights add contrast-agnostic-v3"
 
 
 def test_an_empty_store_is_said_to_be_empty(call: Call, tmp_path: Path) -> None:
@@ -478,6 +478,9 @@ def test_all_kept_weights_are_verified_before_damage_is_told(call: Call, tmp_pat
     assert shown.out == f"{RESIDUAL.name}: sha256:{shas[1]} as recorded\n"
     assert f"{file} is sha256:" in shown.err
     assert "hint: add the weights again: ca-hpc weights add" in shown.err
+    told = json.loads(call("verify", "--json").out)
+    assert told["as_recorded"] == [{"name": None, "sha256": shas[1]}]
+    assert told["error"]["exit_code"] == 3
     assert call("verify", f"sha256:{shas[1][:12]}").code == 0
     facts(call("add", str(CHECKPOINT)))
     assert call("verify").code == 0

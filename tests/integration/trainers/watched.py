@@ -6,6 +6,7 @@ It is copied into the run and imported in the image, where the tests are not.
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 # Per iteration, and per forward pass of a validation: interruptions can aim, and several
@@ -22,6 +24,8 @@ SECONDS = 0.3
 SECONDS_PER_PASS = 0.8
 
 FAULTY_ITERATION = 3
+WRITING_S = 0.2  # of a checkpoint by the slow writer, in pieces
+PIECES = 10
 
 
 def raise_exception() -> None:
@@ -97,3 +101,23 @@ class nnUNetTrainerWatched(nnUNetTrainer):
         """The folder of the attempt, which nnU-Net's output folder is in."""
         folder = Path(self.output_folder)
         return next(f for f in (folder, *folder.parents) if f.parent.name == "attempts")
+
+
+class nnUNetTrainerSlowWriter(nnUNetTrainerWatched):
+    """Its checkpoints take a while, so that a kill can find one half written."""
+
+    def initialize(self) -> None:
+        super().initialize()
+        save = torch.save
+
+        def slowly(state: Any, target: Any) -> None:
+            whole = io.BytesIO()
+            save(state, whole)
+            content = whole.getvalue()
+            piece = len(content) // PIECES + 1
+            with Path(target).open("wb", buffering=0) as stream:
+                for at in range(0, len(content), piece):
+                    stream.write(content[at : at + piece])
+                    time.sleep(WRITING_S / PIECES)
+
+        torch.save = slowly
