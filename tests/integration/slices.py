@@ -37,12 +37,18 @@ def submit(scene: Scene, *, way: Way | None, epochs: int, pace_s: float) -> Path
 
 
 def in_slices(
-    scene: Scene, ways: Sequence[Way], *, epochs: int, pace_s: float, seconds: float
+    scene: Scene,
+    ways: Sequence[Way],
+    *,
+    epochs: int,
+    pace_s: float,
+    at_least: int,
+    seconds: float,
 ) -> dict[str, int]:
     """Each way and one training at once, side by side; how many jobs each took.
 
-    Raises AssertionError unless all end, each within ``seconds`` of the one before, with the
-    weights of the one that was not interrupted.
+    Raises AssertionError unless all end, each within ``seconds`` of the one before and after
+    ``at_least`` jobs, with the weights of the one that was not interrupted.
     """
     runs = {way: submit(scene, way=way, epochs=epochs, pace_s=pace_s) for way in (*ways, None)}
     jobs: dict[str, int] = {}
@@ -56,6 +62,7 @@ def in_slices(
         assert trained == list(range(epochs)), f"{way}: {trained}"
         if way is not None:
             jobs[way] = len(lived)
+            assert len(lived) >= at_least, f"{way}: over in {len(lived)} jobs"
         found[way] = final_weights(run, 0)
     assert len(set(found.values())) == 1, found
     return jobs

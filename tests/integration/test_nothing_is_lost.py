@@ -1,6 +1,6 @@
-"""Interruptions, failures, a lost node, slices: a share of what the soak does, side by side.
+"""Interruptions, failures, kills, a lost node, slices: a share of the soak, side by side.
 
-They mostly wait, so all are begun together, those that were chosen; each test takes its own end.
+They mostly wait, so all are begun together; each test waits for the end of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ THREE = ("exception", "os._exit", "memory")  # of the twelve failures
 WORKERS = (1, 3)  # augmentation processes, on each of the two clusters; the slices have none
 EPOCHS, PACE_S = 8, 0.55  # two slices
 
+SCENARIOS = (
+    "six interruptions",
+    "three failures",
+    "a lost node",
+    "a cold start",
+    "ten kills",
+    "slices",
+)
+
 Outcomes = Mapping[str, Future[object]]
 
 
@@ -43,7 +52,7 @@ def outcomes(
     image: Path,
     seed: int,
 ) -> Iterator[Outcomes]:
-    """By the name of the test that waits for it."""
+    """By the name of the scenario, of those whose tests were chosen."""
     rng = random.Random(seed)
     with (
         work_folder(hpc_user, request, name="nothing-is-lost") as work,
@@ -52,22 +61,16 @@ def outcomes(
         scene = partial(scene_in, user=hpc_user, python=host_python, image=image)
         scenes = [scene(work / one.root.name, cluster=one) for one in (cluster, cgroup_cluster)]
         scenarios: dict[str, Callable[[], object]] = {
-            "test_six_interruptions_lose_nothing": partial(
-                six_interruptions, scenes, random.Random(rng.random())
-            ),
-            "test_a_failed_fold_is_told_why_and_runs_again_while_the_others_stay": partial(
+            "six interruptions": partial(six_interruptions, scenes, random.Random(rng.random())),
+            "three failures": partial(
                 fail_and_mend,
                 scene(work / "failures", cluster=cluster),
                 [BY_NAME[name] for name in THREE],
                 name="wrong",
             ),
-            "test_a_task_of_a_lost_node_runs_again_and_its_old_copy_changes_nothing": partial(
-                lost_node, scene(work / "lost", cluster=spare_cluster)
-            ),
-            "test_five_folds_in_the_image_train_at_once": partial(
-                train_at_once, scene(work / "cold", cluster=cluster)
-            ),
-            "test_ten_kills_of_the_trainer_lose_no_more_than_since_the_last_checkpoint": partial(
+            "a lost node": partial(lost_node, scene(work / "lost", cluster=spare_cluster)),
+            "a cold start": partial(train_at_once, scene(work / "cold", cluster=cluster)),
+            "ten kills": partial(
                 killed_and_compared,
                 scene(work / "killed", cluster=cgroup_cluster),
                 anywhere=6,
@@ -75,16 +78,21 @@ def outcomes(
                 trainings=2,
                 rng=random.Random(rng.random()),
             ),
-            "test_a_training_in_slices_ends_with_the_weights_of_one_in_one_job": partial(
+            "slices": partial(
                 in_slices,
                 scene(work / "slices", cluster=cgroup_cluster),
                 [rng.choice(WAYS)],
                 epochs=EPOCHS,
                 pace_s=PACE_S,
+                at_least=2,
                 seconds=900,
             ),
         }
-        chosen = {item.name for item in request.session.items}
+        chosen = {
+            item.callspec.params.get("scenario")
+            for item in request.session.items
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        }
         with ThreadPoolExecutor(len(scenarios)) as threads:
             yield {name: threads.submit(do) for name, do in scenarios.items() if name in chosen}
 
@@ -97,45 +105,11 @@ def six_interruptions(scenes: Sequence[Scene], rng: random.Random) -> list[str]:
             threads.submit(interrupted_run, scene, [one], name="again", workers=workers, rng=rng)
             for scene, one, workers in zip(scenes, plans, WORKERS, strict=True)
         ]
-    return [line for run in runs for line in run.result()]
+    told = [line for run in runs for line in run.result()]
+    assert len(told) == len(kinds)
+    return told
 
 
-def own(outcomes: Outcomes, request: pytest.FixtureRequest) -> object:
-    return outcomes[request.node.name].result()
-
-
-def test_six_interruptions_lose_nothing(outcomes: Outcomes, request: pytest.FixtureRequest) -> None:
-    told = own(outcomes, request)
-    assert isinstance(told, list) and len(told) == 6
-
-
-def test_a_failed_fold_is_told_why_and_runs_again_while_the_others_stay(
-    outcomes: Outcomes, request: pytest.FixtureRequest
-) -> None:
-    own(outcomes, request)
-
-
-def test_a_task_of_a_lost_node_runs_again_and_its_old_copy_changes_nothing(
-    outcomes: Outcomes, request: pytest.FixtureRequest
-) -> None:
-    own(outcomes, request)
-
-
-def test_five_folds_in_the_image_train_at_once(
-    outcomes: Outcomes, request: pytest.FixtureRequest
-) -> None:
-    own(outcomes, request)
-
-
-def test_ten_kills_of_the_trainer_lose_no_more_than_since_the_last_checkpoint(
-    outcomes: Outcomes, request: pytest.FixtureRequest
-) -> None:
-    print(own(outcomes, request))
-
-
-def test_a_training_in_slices_ends_with_the_weights_of_one_in_one_job(
-    outcomes: Outcomes, request: pytest.FixtureRequest
-) -> None:
-    jobs = own(outcomes, request)
-    assert isinstance(jobs, dict)
-    assert all(count >= 2 for count in jobs.values()), f"over within one slice: {jobs}"
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_nothing_is_lost_by(outcomes: Outcomes, scenario: str) -> None:
+    print(outcomes[scenario].result())
