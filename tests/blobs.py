@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings
+from ca_hpc.nnunet.calls import FoldCall, TrainingSettings
 
 DATASET = "Dataset901_Blobs"
 NESTED = "Dataset902_Nested"

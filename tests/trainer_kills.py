@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ca_hpc.nnunet.calls import FoldCall, Start
 from ca_hpc.nnunet.checkpoints import weights_sha256
-from ca_hpc.nnunet.fold_training import FoldCall, Start
 from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.progress import read_events
@@ -30,7 +30,8 @@ PROGRAM = """
 import io, json, time
 from pathlib import Path, PosixPath
 import torch
-from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
+from ca_hpc.nnunet.calls import FoldCall, Start, TrainingSettings
+from ca_hpc.nnunet.fold_training import train_fold
 
 save = torch.save
 

@@ -17,10 +17,10 @@ import torch
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.attempt_files import discard_partials
 from ca_hpc.nnunet.batches import seed_generators
+from ca_hpc.nnunet.calls import FoldCall, FoldOutcome, Start
 from ca_hpc.nnunet.checkpoints import Emit, link_or_copy, replacing, weights_sha256
 from ca_hpc.nnunet.course import Course
 from ca_hpc.nnunet.device import take_device
-from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start
 from ca_hpc.nnunet.interruption import Interrupted, StopRequest
 from ca_hpc.nnunet.pace import Clock, Pace
 from ca_hpc.nnunet.pretrained import LoadedWeights, load_into, shuffle, unwrapped, verified_sha256

@@ -14,10 +14,10 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.calls import PredictionCall
 from ca_hpc.nnunet.checkpoints import Emit, weights_sha256
 from ca_hpc.nnunet.device import take_device
 from ca_hpc.nnunet.pace import Pace
-from ca_hpc.nnunet.prediction import PredictionCall
 from ca_hpc.nnunet.raw_dataset import folders_of_test_set
 from ca_hpc.nnunet.sliding_window import (
     Origin,

@@ -7,40 +7,12 @@ first, and a signal that comes while they load is not lost.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Mapping
 
+from ca_hpc.nnunet.calls import PredictionCall
 from ca_hpc.nnunet.folders import set_folders
 from ca_hpc.nnunet.interruption import StopRequest
 from ca_hpc.nnunet.pace import Pace
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionCall:
-    """``model_folder``: with ``plans.json`` and ``dataset.json``; ``checkpoints`` by fold.
-
-    ``raw_folder``: the raw data set; ``test_sets``: case ids by set. ``output_folder``, which
-    nobody else writes into, takes ``SET/CASE.nii.gz``; ``earlier_folders`` are those of others.
-    ``tile_step`` is a share of the patch. ``ends_at_s``: when the job ends, by
-    ``predict_test_sets``'s clock; None: not known.
-    """
-
-    trainer: str
-    model_folder: Path
-    configuration: str
-    checkpoints: Mapping[str, Path]
-    raw_folder: Path
-    test_sets: Mapping[str, Sequence[str]]
-    output_folder: Path
-    earlier_folders: tuple[Path, ...]
-    device: Literal["cuda", "cpu"]
-    torch_threads: int
-    tile_step: float
-    mirroring: bool
-    probabilities: bool
-    ends_at_s: float | None = None
 
 
 def predict_test_sets(

@@ -9,8 +9,9 @@ from pathlib import Path
 from ca_hpc.core.arms import arm_training
 from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.errors import TaskFailed
+from ca_hpc.nnunet.calls import PredictionCall
 from ca_hpc.nnunet.folders import set_trainers
-from ca_hpc.nnunet.prediction import PredictionCall, predict_test_sets
+from ca_hpc.nnunet.prediction import predict_test_sets
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.steps.publication import publish
 

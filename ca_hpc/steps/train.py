@@ -11,7 +11,8 @@ from ca_hpc.core.model import INTERRUPTED_STATUS
 from ca_hpc.core.spec import Arm, JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.attempt_files import discard_checkpoints, resume_folder
-from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
+from ca_hpc.nnunet.calls import FoldCall, Start, TrainingSettings
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.folders import CONFIGURATION, results_folder, set_trainers
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.steps.publication import publish

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from ca_hpc.core.environment import task_environment
-from ca_hpc.nnunet.fold_training import FoldCall, TrainingSettings, train_fold
+from ca_hpc.nnunet.calls import FoldCall, TrainingSettings
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.folders import CONFIGURATION
 from tests.gpu.timed_training import TRAINER, Command, TimedTraining
 

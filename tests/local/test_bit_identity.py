@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from ca_hpc.nnunet.fold_training import FoldOutcome, train_fold
+from ca_hpc.nnunet.calls import FoldOutcome
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.trainer import TrainerMixin
 from tests.blobs import Preprocessed, blobs_in, fold_call
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ca_hpc.core.record import Cases
-from ca_hpc.nnunet.fold_training import FoldCall
+from ca_hpc.nnunet.calls import FoldCall
 from ca_hpc.nnunet.raw_dataset import dataset_json
 from tests.blobs import (
     CASES,

@@ -24,8 +24,9 @@ import torch
 
 import ca_hpc
 from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.nnunet.calls import FoldCall, FoldOutcome, Start
 from ca_hpc.nnunet.checkpoints import weights_sha256
-from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start, train_fold
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.weights.checkpoint import read_checkpoint
@@ -64,7 +65,8 @@ def run_in_new_process(call: FoldCall, *, signal_at: str) -> dict[str, Any]:
 import json, os, signal, time
 from dataclasses import asdict, replace
 from pathlib import Path, PosixPath
-from ca_hpc.nnunet.fold_training import FoldCall, Start, TrainingSettings, train_fold
+from ca_hpc.nnunet.calls import FoldCall, Start, TrainingSettings
+from ca_hpc.nnunet.fold_training import train_fold
 
 def emit(event):
     if Path(event.get("file", "")).name == {signal_at!r}:

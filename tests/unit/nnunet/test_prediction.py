@@ -21,8 +21,9 @@ import pytest
 
 import ca_hpc
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.fold_training import FoldCall, train_fold
-from ca_hpc.nnunet.prediction import PredictionCall, predict_test_sets
+from ca_hpc.nnunet.calls import FoldCall, PredictionCall
+from ca_hpc.nnunet.fold_training import train_fold
+from ca_hpc.nnunet.prediction import predict_test_sets
 from ca_hpc.nnunet.sliding_window import outdated
 from tests.blobs import CASES, Preprocessed
 
@@ -262,7 +263,8 @@ def test_killed_while_it_writes_it_leaves_whole_predictions_only(
 import os, signal, time
 from pathlib import Path, PosixPath
 from ca_hpc.nnunet import sliding_window
-from ca_hpc.nnunet.prediction import PredictionCall, predict_test_sets
+from ca_hpc.nnunet.calls import PredictionCall
+from ca_hpc.nnunet.prediction import predict_test_sets
 write = sliding_window.export_prediction_from_logits
 
 def die(*arguments, **options):

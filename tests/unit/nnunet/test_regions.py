@@ -15,7 +15,8 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start, train_fold
+from ca_hpc.nnunet.calls import FoldCall, FoldOutcome, Start
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.planning import build_network
 from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.weights.checkpoint import read_checkpoint

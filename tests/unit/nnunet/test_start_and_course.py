@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.nnunet.calls import FoldCall, FoldOutcome, Start
 from ca_hpc.nnunet.checkpoints import weights_sha256
-from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, Start, train_fold
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.torch_tensors import as_torch
 from ca_hpc.weights.checkpoint import read_checkpoint
 

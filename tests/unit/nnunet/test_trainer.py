@@ -14,7 +14,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.nnunet.fold_training import FoldCall, train_fold
+from ca_hpc.nnunet.calls import FoldCall
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.trainer import TrainerMixin, check_split, composed, gpu_peak_mib
 
 

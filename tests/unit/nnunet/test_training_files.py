@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ca_hpc
-from ca_hpc.nnunet.fold_training import FoldCall, train_fold
+from ca_hpc.nnunet.calls import FoldCall
+from ca_hpc.nnunet.fold_training import train_fold
 from ca_hpc.nnunet.training_files import needed_for_training
 from tests.blobs import DATASET, Preprocessed
 

@@ -12,7 +12,8 @@ import pytest
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from ca_hpc.nnunet.fold_training import FoldCall, FoldOutcome, train_fold
+from ca_hpc.nnunet.calls import FoldCall, FoldOutcome
+from ca_hpc.nnunet.fold_training import train_fold
 
 
 def run(call: FoldCall) -> tuple[FoldOutcome, list[bool]]:
