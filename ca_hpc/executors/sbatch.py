@@ -20,7 +20,7 @@ from ca_hpc import processes
 from ca_hpc.core.model import Stage, Workflow
 from ca_hpc.core.record import Submission
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
-from ca_hpc.executors.slurm import CALL_TIMEOUT_S, check, log_folder
+from ca_hpc.executors.slurm import check, log_folder, run_tool
 from ca_hpc.store import atomic
 from ca_hpc.store.run_folder import RunFolder
 
@@ -135,9 +135,7 @@ def submit(run: RunFolder, submission: Submission, *, call: Call) -> tuple[tuple
     stage = next(stage for stage in flow.stages if stage.name == submission.stage)
     file = _write(run, submission, text=script(stage, flow, submission), stage=stage, call=call)
     try:
-        done = processes.run(
-            ("sbatch", str(file)), env=_outside_any_job(), timeout_s=CALL_TIMEOUT_S
-        )
+        done = run_tool(("sbatch", str(file)))
     except processes.ProgramTimedOut as error:
         raise SubmissionUnsure(f"sbatch of stage {stage.name}: {error.message}") from error
     found = _ID.search(done.stdout)
@@ -153,19 +151,6 @@ def submit(run: RunFolder, submission: Submission, *, call: Call) -> tuple[tuple
         f"sbatch refused stage {stage.name}: {said}",
         hint="correct the cluster profile or `resources:`, then submit again",
     )
-
-
-def _outside_any_job() -> dict[str, str]:
-    """This process's environment without its own job's: sbatch hands all of SLURM_* on.
-
-    A job that was submitted from an array would take itself for one of its elements.
-    """
-    return {
-        key: value
-        for key, value in os.environ.items()
-        if key in ("SLURM_CONF", "SLURM_CLUSTERS")
-        or not key.startswith(("SLURM_", "SLURMD_", "SBATCH_"))
-    }
 
 
 def jobs_of(submission: Submission, job: str) -> tuple[tuple[str, str], ...]:

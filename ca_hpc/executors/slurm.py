@@ -1,11 +1,13 @@
 """SLURM's commands: squeue, sacct for what it has forgotten, scontrol, scancel.
 
-Every call has a time limit and no shell. What is submitted is in ``sbatch.py``.
+Every call has a time limit and no shell, and does what its arguments say, whatever variables of
+SLURM's the caller has. What is submitted is in ``sbatch.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +20,9 @@ from ca_hpc.errors import CaHpcError, SchedulerUnreachable
 CALL_TIMEOUT_S: Final = 60
 SQUEUE: Final = ("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%r")
 SACCT: Final = ("sacct", "-n", "-X", "-P", "-D", "-o", "JobID,State,NodeList,Reason")
+# Which cluster is meant; all else would narrow an answer or change a job behind our back.
+KEPT: Final = ("SLURM_CONF", "SLURM_CLUSTERS")
+DROPPED: Final = ("SLURM", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
 
 
 def check(programs: Sequence[str] = ("sbatch", "squeue")) -> None:
@@ -28,6 +33,21 @@ def check(programs: Sequence[str] = ("sbatch", "squeue")) -> None:
                 f"{program} is not on PATH: this machine is not a SLURM login node",
                 hint="submit from a login node, or set `cluster: local` to run here",
             )
+
+
+def run_tool(argv: Sequence[str]) -> processes.Finished:
+    """Run one of SLURM's commands, in this process's environment without SLURM's variables.
+
+    With SQUEUE_PARTITION in it squeue would say that a job of another partition does not exist.
+    Those of a job that we run in would be handed on by sbatch: a job that was submitted from an
+    array would take itself for one of its elements. Raises CaHpcError, when it takes too long too.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT or not name.startswith(DROPPED)
+    }
+    return processes.run(argv, env=environment, timeout_s=CALL_TIMEOUT_S)
 
 
 def log_folder(run_folder: Path, stage: str) -> Path:
@@ -87,7 +107,7 @@ def arrays(jobs: Iterable[str]) -> tuple[str, ...]:
 
 def _ask(command: Sequence[str]) -> dict[str, Row]:
     try:
-        done = processes.run(command, timeout_s=CALL_TIMEOUT_S)
+        done = run_tool(command)
     except CaHpcError as error:
         raise SchedulerUnreachable(error.message) from error
     if done.returncode == 0:
@@ -146,7 +166,7 @@ def extend_dependency(jobs: Sequence[str], *, condition: str, after: Sequence[st
 def _command(*argv: str, hint: str | None = None) -> None:
     check(argv[:1])
     try:
-        done = processes.run(argv, timeout_s=CALL_TIMEOUT_S)
+        done = run_tool(argv)
     except CaHpcError as error:
         raise SchedulerUnreachable(error.message, hint=hint) from error
     if done.returncode != 0:

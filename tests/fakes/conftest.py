@@ -24,7 +24,10 @@ folder = pathlib.Path({folder!r})
 name = pathlib.Path(sys.argv[0]).name
 with (folder / "calls.jsonl").open("a") as stream:
     text = pathlib.Path(sys.argv[-1]).read_text() if name == "sbatch" else ""
-    stream.write(json.dumps({{"program": name, "arguments": sys.argv[1:], "script": text}}) + "\\n")
+    marks = ("SLURM", "SBATCH", "SQUEUE", "SACCT", "SCANCEL", "SCONTROL")
+    seen = {{key: value for key, value in os.environ.items() if key.startswith(marks)}}
+    note = {{"program": name, "arguments": sys.argv[1:], "script": text, "environment": seen}}
+    stream.write(json.dumps(note) + "\\n")
 answers = json.loads((folder / "answers.json").read_text()).get(name, [])
 count = sum(json.loads(l)["program"] == name for l in (folder / "calls.jsonl").open())
 answer = answers[min(count, len(answers)) - 1] if answers else {{}}

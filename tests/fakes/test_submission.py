@@ -47,6 +47,22 @@ def test_stages_depend_on_the_one_before_by_its_whole_array(
     assert found == [[], ["afterok:101"], ["afterok:102"], ["afterany:103"], ["afterany:104"]]
 
 
+def test_variables_of_slurm_in_the_shell_change_no_question_and_no_job(
+    slurm: FakeSlurm, host: Host, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = ("SQUEUE_PARTITION", "SCANCEL_STATE", "SACCT_FORMAT", "SBATCH_PARTITION")
+    inside_a_job = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_TIME_FORMAT")
+    for name in (*shell, *inside_a_job):
+        monkeypatch.setenv(name, "elsewhere")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    run = submitted(job_file, host)
+    status(run)
+    cancel(run)
+    assert {call["program"] for call in slurm.calls} >= {"sbatch", "squeue", "scancel"}
+    for call in slurm.calls:
+        assert call["environment"] == {"SLURM_CONF": "/etc/slurm/slurm.conf"}, call["program"]
+
+
 def test_the_dry_run_shows_what_sbatch_then_gets(
     slurm: FakeSlurm, host: Host, job_file: Path
 ) -> None:

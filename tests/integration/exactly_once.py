@@ -34,6 +34,8 @@ DISTURBED: Final[Mapping[str, Callable[[Cluster], AbstractContextManager[None]]]
     "frozen": controls.frozen,
     "dead": controls.dead,
 }
+# With this squeue knows no job, unless it is kept from it
+IN_THE_SHELL: Final = {"SQUEUE_PARTITION": "nowhere"}
 # sbatch gives up after 10 s (MessageTimeout); a credential of munge lasts 300 s
 LONGEST_S = 25.0
 KILLS: Final = Path(__file__).parents[1] / "kills.py"
@@ -103,7 +105,7 @@ class Desk:
     def environment(self, *, stop_at: int | None = None, then: str = "wait") -> dict[str, str]:
         path = f"{self.folder / 'bin'}:{LOGIN_PATH}"
         chosen = {"STOP_AT": str(stop_at or 0), "THEN": then}
-        return {**self.cluster.env, "PATH": path, **chosen}
+        return {**self.cluster.env, "PATH": path, **chosen, **IN_THE_SHELL}
 
     def start(self, *, stop_at: int) -> subprocess.Popen[str]:
         """``ca-hpc submit``, as the user; it stands still right before its sbatch ``stop_at``."""
@@ -121,7 +123,8 @@ class Desk:
 
     def submit(self) -> subprocess.CompletedProcess[str]:
         """The next call, undisturbed."""
-        site = Site(self.user, self.python, {**self.cluster.env, "PATH": LOGIN_PATH}, self.folder)
+        environment = {**self.cluster.env, "PATH": LOGIN_PATH, **IN_THE_SHELL}
+        site = Site(self.user, self.python, environment, self.folder)
         done: subprocess.CompletedProcess[str] = site.ca_hpc(
             "submit", str(self.job), "--json", timeout=300
         )
