@@ -43,7 +43,7 @@ def image_build(
     from ca_hpc import processes
     from ca_hpc.actions.prepare import Host
     from ca_hpc.actions.weights import cargo
-    from ca_hpc.store.image_build import BuildRequest, build_image
+    from ca_hpc.images.build import BuildRequest, build_image
     from ca_hpc.weights.store import WeightStore
 
     host = Host.here()

@@ -1,7 +1,7 @@
 """Write down what an image holds, as JSON and as labels. Runs inside the image, during a build.
 
 Standard input: one line ``name version`` per Debian package (``dpkg-query``).
-The host reads the JSON in ``ca_hpc/store/images.py``; ``apptainer inspect`` shows the labels.
+The host reads the JSON in ``ca_hpc/images/record.py``; ``apptainer inspect`` shows the labels.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from ca_hpc.core.export import REQUEST_NAME, ZIP_NAME, ExportRequest, Kept
 from ca_hpc.core.failures import Evidence, diagnose
 from ca_hpc.core.model import Command, Mount, Resources, Stage, Task
 from ca_hpc.errors import CaHpcError, TaskFailed
+from ca_hpc.images.record import verify_image
 from ca_hpc.store.digests import sha256_file
-from ca_hpc.store.images import verify_image
 from ca_hpc.store.lock import held
 from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder

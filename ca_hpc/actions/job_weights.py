@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ca_hpc import configs
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images.record import ImageInfo
 from ca_hpc.store.digests import cached_sha256
-from ca_hpc.store.images import ImageInfo
 from ca_hpc.weights import describe, places
 from ca_hpc.weights import manifest as manifests
 from ca_hpc.weights.check import check_profile

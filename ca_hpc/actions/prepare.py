@@ -32,7 +32,7 @@ from ca_hpc.weights.names import IN_IMAGE, is_digest, is_file_name
 from ca_hpc.weights.store import WeightStore
 
 if TYPE_CHECKING:
-    from ca_hpc.store.images import ImageInfo
+    from ca_hpc.images.record import ImageInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ def _image(job: Job, *, host: Host) -> ImageInfo | None:
             f"cluster {job.cluster.name} runs tasks in an image, but the job names none",
             hint="image: FILE.sif (made by `ca-hpc image build`), or runtime: none",
         )
-    from ca_hpc.store.images import read_image
+    from ca_hpc.images.record import read_image
 
     path, _, wanted = job.spec.image.partition("@sha256:")
     if not Path(path).is_file():

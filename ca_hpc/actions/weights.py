@@ -14,8 +14,8 @@ from ca_hpc import configs
 from ca_hpc.actions.job_weights import addable, not_there
 from ca_hpc.core.profile import Model
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
+from ca_hpc.images.build import Cargo
 from ca_hpc.store.digests import sha256_file
-from ca_hpc.store.image_build import Cargo
 from ca_hpc.weights import describe, places
 from ca_hpc.weights import manifest as manifests
 from ca_hpc.weights.check import check_profile
@@ -55,7 +55,7 @@ def add(
     url = _address(addition, model, here=here)
     with tempfile.TemporaryDirectory(prefix="ca-hpc-weights-") as work:
         if url is not None:
-            from ca_hpc.weights.fetch import fetch, shown
+            from ca_hpc.transfers.fetch import fetch, shown
 
             say(f"fetching {shown(url)}")
             given = fetch(

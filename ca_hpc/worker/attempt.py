@@ -232,7 +232,7 @@ def _check_image(setting: Setting) -> None:
     pin = setting.run.workflow.runtime.image
     if pin is None or setting.staged.image is not None:  # a copy was hashed as it was made
         return
-    from ca_hpc.store.images import verify_image
+    from ca_hpc.images.record import verify_image
 
     verify_image(Path(pin.path), pin.sha256, cache=setting.run.file("image.digest.json"))
 

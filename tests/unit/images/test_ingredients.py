@@ -11,10 +11,10 @@ import pytest
 
 from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images.debian import host_mirror, main_archive
+from ca_hpc.images.package_wheel import pack_wheel
+from ca_hpc.images.python_wheels import fetch_wheels
 from ca_hpc.store import recipes
-from ca_hpc.store.debian import host_mirror, main_archive
-from ca_hpc.store.package_wheel import pack_wheel
-from ca_hpc.store.python_wheels import fetch_wheels
 from ca_hpc.store.shipped import shipped
 
 REPOSITORY = Path(__file__).parents[3]
@@ -95,7 +95,7 @@ def test_a_file_that_is_not_shipped_is_an_error() -> None:
 
 
 def test_the_lock_names_the_recipes_and_packages_of_this_commit() -> None:
-    """If it does not: python -m ca_hpc.store.recipes > containers/images.lock.yaml"""
+    """If it does not: python -m ca_hpc.images.recipes > containers/images.lock.yaml"""
     assert shipped("containers", "images.lock.yaml").read_text() == recipes.lock()
 
 

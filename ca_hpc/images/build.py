@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.processes import ProgramMissing, Run
-from ca_hpc.store import apptainer_build, recipes
-from ca_hpc.store.apptainer_build import environment, fakeroot_here, require_apptainer
-from ca_hpc.store.debian import host_mirror
-from ca_hpc.store.digests import sha256_file
-from ca_hpc.store.images import (
+from ca_hpc.images import apptainer_build, recipes
+from ca_hpc.images.apptainer_build import environment, fakeroot_here, require_apptainer
+from ca_hpc.images.debian import host_mirror
+from ca_hpc.images.package_wheel import pack_wheel
+from ca_hpc.images.python_wheels import fetch_wheels
+from ca_hpc.images.recipes import Recipe, Variant
+from ca_hpc.images.record import (
     ImageInfo,
     Origin,
     describe_image,
@@ -29,10 +30,9 @@ from ca_hpc.store.images import (
     verify_image,
     write_record,
 )
+from ca_hpc.processes import ProgramMissing, Run
+from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.lock import held
-from ca_hpc.store.package_wheel import pack_wheel
-from ca_hpc.store.python_wheels import fetch_wheels
-from ca_hpc.store.recipes import Recipe, Variant
 from ca_hpc.store.shipped import PACKAGE
 
 Progress = Callable[[str], None]

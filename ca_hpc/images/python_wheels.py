@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images.record import last_lines
 from ca_hpc.processes import Run
-from ca_hpc.store.images import last_lines
 
 #: the image's Python and C library (Debian 12), which need not be this machine's
 _PYTHON: Final = "3.11"

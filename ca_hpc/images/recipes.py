@@ -1,6 +1,6 @@
 """The recipes in ``containers/``: which files make which image.
 
-``python -m ca_hpc.store.recipes`` prints what ``containers/images.lock.yaml`` shall hold.
+``python -m ca_hpc.images.recipes`` prints what ``containers/images.lock.yaml`` shall hold.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def package() -> Recipe:
 def lock() -> str:
     """The text of ``images.lock.yaml``: per image the digests of its recipe and package list."""
     images = {"base-cpu": base("cpu"), "base-cuda": base("cuda"), "ca-hpc": package()}
-    lines = ["# made by: python -m ca_hpc.store.recipes", "images:"]
+    lines = ["# made by: python -m ca_hpc.images.recipes", "images:"]
     for name, recipe in images.items():
         lines += [
             f"  {name}:",

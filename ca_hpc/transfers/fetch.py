@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.lock import held
-from ca_hpc.weights.partial_file import Part, shown
+from ca_hpc.transfers.partial_file import Part, shown
 
 if TYPE_CHECKING:
     from requests import RequestException, Response, Session

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images.record import last_lines, outside_environment
 from ca_hpc.processes import ProgramMissing, Run
-from ca_hpc.store.images import last_lines, outside_environment
 
 # zstd at level 3: 2 % larger than the default, packed in a quarter of the time, read faster
 _SQUASH: Final = "-comp zstd -Xcompression-level 3"

@@ -21,10 +21,10 @@ import pytest
 
 from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
+from ca_hpc.images.apptainer_build import build_argv
+from ca_hpc.images.build import BuildRequest, BuiltImage, Cargo, build_base, build_image
+from ca_hpc.images.record import read_image, record_path, verify_image, write_record
 from ca_hpc.processes import Finished
-from ca_hpc.store.apptainer_build import build_argv
-from ca_hpc.store.image_build import BuildRequest, BuiltImage, Cargo, build_base, build_image
-from ca_hpc.store.images import read_image, record_path, verify_image, write_record
 
 BUILT = "2026-01-02T03:04:05Z"
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ca_hpc.errors import CaHpcError, DigestMismatch
-from ca_hpc.weights.fetch import ELSEWHERE, Patience, fetch, shown
+from ca_hpc.transfers.fetch import ELSEWHERE, Patience, fetch, shown
 from tests.web_server import Script, Site, serving
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: more than sockets buffer
@@ -28,7 +28,7 @@ MIDDLE = 1_500_000
 FETCH = """
 import sys
 from pathlib import Path
-from ca_hpc.weights.fetch import fetch
+from ca_hpc.transfers.fetch import fetch
 fetch(sys.argv[1], Path(sys.argv[2]), progress=lambda done, total: None,
       expected_sha256=sys.argv[3], waiting=lambda: print("waiting"))
 """

@@ -1,0 +1,1 @@
+"""Container images: recipes, building, and what is known of those that exist."""
