@@ -41,7 +41,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """Versions by name: ca-hpc, python, torch, nnunetv2, cuda, apptainer, slurm … as far as known."""
+    """Versions by name, as far as known: ca-hpc, python, torch, nnunetv2, cuda, apptainer, slurm."""
 
     versions: Mapping[str, str]
     commit: str | None = None
@@ -107,7 +107,7 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One aspect of a run and of its rerun. ``unknown``: known on the node only, or not recorded."""
+    """One aspect of a run and of its rerun. ``unknown``: not recorded, or only a node can tell."""
 
     aspect: str
     before: str

@@ -11,10 +11,10 @@ import pytest
 
 from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images import recipes
 from ca_hpc.images.debian import host_mirror, main_archive
 from ca_hpc.images.package_wheel import pack_wheel
 from ca_hpc.images.python_wheels import fetch_wheels
-from ca_hpc.images import recipes
 from ca_hpc.store.shipped import shipped
 
 REPOSITORY = Path(__file__).parents[3]
