@@ -41,7 +41,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """Versions by name, as far as known: ca-hpc, python, torch, nnunetv2, cuda, apptainer, slurm."""
+    """Versions by name, as far as known: ca-hpc, python, torch, nnunetv2, cuda, apptainer, …"""
 
     versions: Mapping[str, str]
     commit: str | None = None

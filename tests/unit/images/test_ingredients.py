@@ -84,7 +84,7 @@ def test_equal_code_gives_an_equal_wheel_with_a_true_record(tmp_path: Path) -> N
 
 def test_the_wheel_holds_the_code_that_runs(tmp_path: Path) -> None:
     with zipfile.ZipFile(pack_wheel(tmp_path)) as archive:
-        packed = archive.read("ca_hpc/store/package_wheel.py")
+        packed = archive.read("ca_hpc/images/package_wheel.py")
     running = Path(pack_wheel.__code__.co_filename).read_bytes()
     assert hashlib.sha256(packed).digest() == hashlib.sha256(running).digest()
 
