@@ -153,7 +153,6 @@ def submit(
         if dry.trouble is not None:
             raise dry.trouble
         return
-    action.private_umask()
     run = action.submit(
         job,
         host=host,
@@ -192,10 +191,7 @@ for command in (
 def demo(folder: DemoFolder = Path("ca-hpc-demo"), as_json: AsJson = False) -> None:
     """Fine-tune on synthetic spinal cords, here, in a few minutes."""
     from ca_hpc.actions import demo as action
-    from ca_hpc.actions import submit as submission
     from ca_hpc.actions.prepare import Host
-
-    submission.private_umask()
 
     def say(text: str) -> None:
         typer.echo(text, err=as_json)
@@ -258,7 +254,11 @@ _UsageError: Final[Any] = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:
-    """The entry point: errors become one screen of text, with --json also an object, and a code."""
+    """Run a command: errors become one screen of text, with --json also an object, and a code.
+
+    Started by ``ca_hpc.__main__``.
+    """
+    private_umask()
     # as an exception, so that what is half done is removed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -267,6 +267,14 @@ def main() -> None:
     except BrokenPipeError:  # `ca-hpc logs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(int(ExitCode.OK))
+
+
+def private_umask() -> None:
+    """What we write is for the user and the group at most, whatever the shell's umask says.
+
+    SLURM hands it on to jobs. What a group shares beyond that (stores) gets its modes by itself.
+    """
+    os.umask(os.umask(0o077) | 0o027)
 
 
 def _run_command() -> NoReturn:
@@ -303,7 +311,3 @@ def _run_command() -> NoReturn:
                 exit_code=ExitCode.TASK_FAILED,
             )
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -29,9 +29,7 @@ def fetch(job_file: JobFile, as_json: AsJson = False) -> None:
     """Get what the job needs of its repositories, and no more."""
     from ca_hpc.actions import data as action
     from ca_hpc.actions.prepare import Host
-    from ca_hpc.actions.submit import private_umask
 
-    private_umask()
     cases = action.fetch(job_file, host=Host.here(), say=_say)
     _warn(cases.remarks)
     if as_json:
@@ -53,9 +51,7 @@ def pack(
     """Write the job's data and all that is known of them into one archive."""
     from ca_hpc.actions import data as action
     from ca_hpc.actions.prepare import Host
-    from ca_hpc.actions.submit import private_umask
 
-    private_umask()
     with screen.transfer() as progress:
         packed = action.pack(job_file, output, host=Host.here(), say=_say, progress=progress)
     if as_json:

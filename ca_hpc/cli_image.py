@@ -1,16 +1,51 @@
-"""``ca-hpc image``: the images that tasks run in."""
+"""``ca-hpc image``: the images that tasks run in: built, kept by sha256, passed on."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ca_hpc import screen
 from ca_hpc.cli_json import AsJson, answer
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ca_hpc.actions.images import Site
+    from ca_hpc.images.collect import Outcome
+    from ca_hpc.images.shelf import Entry
+
 image_app = typer.Typer(help="Apptainer images.", no_args_is_help=True, rich_markup_mode=None)
+
+What = Annotated[
+    str, typer.Argument(help="FILE.sif, oras://HOST/NAME:TAG, or of the store NAME or sha256:….")
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where they are kept; default: the cluster's, else $CA_HPC_STORE, else "
+        "~/.local/share/ca-hpc."
+    ),
+]
+Cluster = Annotated[
+    str | None, typer.Option(help="A cluster profile: its store, and whose signatures it wants.")
+]
+Keys = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key",
+        help="A public key (.pem, .asc) that must have signed it, or another that is given.",
+    ),
+]
+Authfile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the login; default: $REGISTRY_AUTH_FILE, else ~/.docker/config.json."
+    ),
+]
 
 
 @image_app.command("build")
@@ -35,6 +70,9 @@ def image_build(
         str | None, typer.Option(help="Debian mirror; default: this machine's own.")
     ] = None,
     rebuild: Annotated[bool, typer.Option(help="Build even if nothing has changed.")] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Keep it in the store of images, too, under this name.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build the image that tasks run in: a base, built once, and this package on top of it."""
@@ -44,8 +82,11 @@ def image_build(
     from ca_hpc.actions.prepare import Host
     from ca_hpc.actions.weights import cargo
     from ca_hpc.images.build import BuildRequest, build_image
+    from ca_hpc.images.reference import check_name
     from ca_hpc.weights.store import WeightStore
 
+    if name is not None:
+        check_name(name)  # before minutes of building
     host = Host.here()
     made = build_image(
         BuildRequest(
@@ -68,8 +109,234 @@ def image_build(
         built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     image = made.image
+    if name is not None:
+        _keep(str(image.path.absolute()), site=_site(), name=name, replace=True)
     if as_json:
         answer(asdict(image))
         return
     typer.echo(f"{image.path}: {image.size_bytes / 1e6:.0f} MB, sha256:{image.sha256}")
     typer.echo("unchanged: it was built from the same things before" * made.reused, nl=made.reused)
+
+
+@image_app.command("pull")
+def image_pull(
+    what: What,
+    name: Annotated[str | None, typer.Option(help="A name for it in the store.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Though the name stands for another image.")
+    ] = False,
+    keys: Keys = None,
+    authfile: Authfile = None,
+    cluster: Cluster = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring an image into the store: from a registry, or a file that was built or copied here."""
+    site = _site(store, cluster=cluster, keys=keys)
+    found = _keep(what, site=site, name=name, replace=replace, authfile=authfile)
+    if as_json:
+        answer({**found, "name": name})
+        return
+    known = "" if found["brought"] else " (was there)"
+    typer.echo(f"{found['file']}{known}")
+    typer.echo("\nin a job:")
+    for spelling in (name, found["reference"], f"sha256:{found['sha256']}"):
+        if spelling is not None:
+            typer.echo(f"  image: {spelling}")
+
+
+@image_app.command("push")
+def image_push(
+    what: What,
+    to: Annotated[str, typer.Argument(help="oras://HOST/NAME[:TAG]")],
+    keys: Keys = None,
+    authfile: Authfile = None,
+    cluster: Cluster = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put an image into a registry; whoever may read it there can pull the same bytes."""
+    from ca_hpc.actions import images
+    from ca_hpc.errors import SpecError
+    from ca_hpc.images.reference import InRegistry, parse
+
+    target = parse(to)
+    if not isinstance(target, InRegistry):
+        raise SpecError(f"{to} is no registry", hint="oras://HOST/NAME:TAG")
+    with screen.transfer() as progress:
+        pushed = images.push(
+            parse(what),
+            target,
+            site=_site(store, cluster=cluster, keys=keys),
+            authfile=authfile,
+            progress=progress,
+        )
+    if as_json:
+        answer(asdict(pushed))
+        return
+    typer.echo(f"{pushed.tagged}, manifest {pushed.manifest}")
+    typer.echo(f"\nin a job:\n  image: {pushed.reference}")
+
+
+@image_app.command("list")
+def image_list(store: Store = None, cluster: Cluster = None, as_json: AsJson = False) -> None:
+    """Show the images that are kept, oldest first."""
+    shelf = _site(store, cluster=cluster).shelf
+    entries = shelf.entries()
+    if as_json:
+        answer({"images": [_row(entry) for entry in entries]})
+        return
+    for entry in entries:
+        typer.echo(_line(entry))
+    if not entries:
+        typer.echo(f"no images in {shelf.folder}")
+
+
+@image_app.command("verify")
+def image_verify(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, names or sha256:…; default: all that are kept."),
+    ] = None,
+    keys: Keys = None,
+    cluster: Cluster = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read all bytes again and compare them with what was recorded; ask who signed them."""
+    from ca_hpc.actions import images
+    from ca_hpc.images.reference import parse
+
+    site = _site(store, cluster=cluster, keys=keys)
+    whole: list[dict[str, Any]] = []
+    if as_json:
+        answer({"as_recorded": whole})  # as far as it gets: the end may be an error
+    for found in images.verify([parse(text) for text in what or ()], site=site):
+        whole.append(asdict(found))
+        if not as_json:
+            by = f", signed with {found.signed.key}" if found.signed else ""
+            known = "as recorded" if found.recorded else "(nothing is recorded of it)"
+            typer.echo(f"{found.file}: sha256:{found.sha256} {known}{by}")
+    if not (whole or as_json):
+        typer.echo(f"no images in {site.shelf.folder}")
+
+
+@image_app.command("lock")
+def image_lock(
+    bases: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Bases that were built of it: what came of the recipes."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: exit 3 where it would change.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write containers/images.lock.yaml: what images are built from, by digest."""
+    from ca_hpc.actions.image_lock import line, lock
+
+    locked = lock(bases or (), check=check)
+    if as_json:
+        answer(asdict(locked))
+        return
+    for change in locked.packages:
+        typer.echo(line(change))
+    typer.echo(f"{locked.file}: {'written' if locked.changed else 'as it was'}")
+
+
+@image_app.command("gc")
+def image_gc(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove them; without, they are only shown.")
+    ] = False,
+    grace: Annotated[
+        int, typer.Option(min=1, metavar="DAYS", help="Keep what was asked for since then.")
+    ] = 30,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of runs to look in, too: where runs were moved to."),
+    ] = None,
+    cluster: Cluster = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove images that have no name and that no run is pinned to."""
+    import time
+
+    from ca_hpc.images.collect import collect
+
+    shelf = _site(store, cluster=cluster).shelf
+    outcomes = collect(
+        shelf,
+        now=time.time(),
+        grace_s=grace * 86400.0,
+        look_in=[folder.absolute() for folder in runs or ()],
+        delete=delete,
+    )
+    if as_json:
+        answer(
+            {"images": [{**_row(o.entry), "kept": o.kept, "removed": o.removed} for o in outcomes]}
+        )
+        return
+    for outcome in outcomes:
+        typer.echo(f"{_line(outcome.entry)}\n{'':<14}{_told(outcome)}")
+    idle = [outcome for outcome in outcomes if outcome.kept is None]
+    size = sum(outcome.entry.size_bytes for outcome in idle) / 1e6
+    typer.echo(
+        f"{len(idle)} of {len(outcomes)} images, {size:.0f} MB, "
+        + ("removed" if delete else "could go: ca-hpc image gc --delete")
+    )
+
+
+def _site(
+    store: Path | None = None, *, cluster: str | None = None, keys: list[Path] | None = None
+) -> Site:
+    from ca_hpc import configs
+    from ca_hpc.actions.prepare import Host, image_site
+
+    host = Host.here()
+    profile = configs.cluster(cluster, relative_to=host.folder) if cluster else None
+    return image_site(profile, host=host, store=store, keys=keys or ())
+
+
+def _keep(
+    what: str, *, site: Site, name: str | None, replace: bool, authfile: Path | None = None
+) -> dict[str, Any]:
+    from ca_hpc.actions import images
+    from ca_hpc.images.reference import check_name, parse
+
+    if name is not None:
+        check_name(name)  # before minutes of pulling
+    with screen.transfer() as progress:
+        found = images.pull(
+            parse(what),
+            site=site,
+            authfile=authfile,
+            say=lambda text: typer.echo(text, err=True),
+            progress=progress,
+        )
+    if name is not None:
+        site.shelf.give_name(name, found.sha256, replace=replace)
+    return asdict(found)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {**asdict(entry), "added": _moment(entry).isoformat(timespec="seconds")}
+
+
+def _line(entry: Entry) -> str:
+    names = ", ".join(entry.names) or "(no name)"
+    size = f"{entry.size_bytes / 1e6:>6.0f} MB"
+    return f"{entry.sha256[:12]}  {size}  {_moment(entry):%Y-%m-%d}  {entry.by:<10} {names}"
+
+
+def _moment(entry: Entry) -> datetime:
+    from datetime import datetime, timezone
+
+    return datetime.fromtimestamp(entry.added, timezone.utc)
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.kept is not None:
+        return f"kept: {outcome.kept}"
+    return "removed" if outcome.removed else "nothing needs it"

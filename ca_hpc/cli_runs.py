@@ -95,11 +95,9 @@ def retry(
 ) -> None:
     """Run again what failed, each from its last checkpoint."""
     from ca_hpc.actions.retry import retry as action
-    from ca_hpc.actions.submit import private_umask
     from ca_hpc.core.units import parse_size
     from ca_hpc.store.run_folder import RunFolder
 
-    private_umask()
     try:
         memory_mib = None if memory is None else parse_size(memory)
     except ValueError as error:

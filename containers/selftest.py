@@ -1,17 +1,26 @@
 """Does the image work? Import everything and run one forward pass of a tiny network.
 
+Are its papers in order? The bill of materials names what is installed, and no licence text that
+the index names is missing.
+
 Runs inside the image at the end of a build and by ``apptainer test IMAGE``.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
+import re
+from importlib import metadata
+from pathlib import Path
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+HOME = Path(__file__).parent
 
 
 def forward_shape() -> tuple[int, ...]:
@@ -45,7 +54,31 @@ def own_modules() -> list[str]:
     return names
 
 
+def unlisted(home: Path) -> set[str]:
+    """Packages ("name@version") that are installed or in the bill of materials, but not both."""
+    image = json.loads((home / "image.json").read_text(encoding="utf-8"))
+    listed = json.loads((home / "sbom.cdx.json").read_text(encoding="utf-8"))["components"]
+    python = {
+        f"{re.sub(r'[-_.]+', '-', found.metadata['Name']).lower()}@{found.version}"
+        for found in metadata.distributions()
+    }
+    debian = {f"{name}@{version}" for name, version in image["debian_packages"].items()}
+    return (python | debian) ^ {f"{found['name']}@{found['version']}" for found in listed}
+
+
+def missing_licences(home: Path) -> list[str]:
+    """Licence texts that are not where the index says; a Debian package always has one."""
+    index = json.loads((home / "licences.json").read_text(encoding="utf-8"))
+    files = [file for kind in index.values() for found in kind.values() for file in found]
+    bare = [name for name, found in index["debian"].items() if not found]
+    return bare + [file for file in files if not Path(file).is_file()]
+
+
 def main() -> None:
+    if wrong := unlisted(HOME):
+        raise SystemExit(f"installed or in the bill of materials, not both: {sorted(wrong)}")
+    if gone := missing_licences(HOME):
+        raise SystemExit(f"licence texts are missing: {gone}")
     shape = forward_shape()
     if shape != (1, 2, 16, 16, 16):
         raise SystemExit(f"the network gave an output of shape {shape}")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ca_hpc.core.data_spec import Folds
 from ca_hpc.core.environment import task_environment
-from ca_hpc.core.record import Pins
 from ca_hpc.core.spec import Arm, Training, Validation
 from ca_hpc.imaging.synthetic import write_dataset
 from ca_hpc.store.run_folder import RunFolder
@@ -38,7 +37,6 @@ def preprocessed_run(folder: Path) -> RunFolder:
         training=Training(epochs=1, iterations_per_epoch=1, validation_iterations_per_epoch=1),
         validation=Validation(tile_step=1.0, mirroring=False),
     )
-    run.write("pins.json", Pins(ca_hpc="0", token="t", created="2026", weights=None))
     make(run)
     assert step(run, "preprocess", task="preprocess").wait() == 0
     plans = run.preprocessed / DATASET / f"{PLANS}.json"

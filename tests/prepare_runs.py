@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from ca_hpc import __version__
 from ca_hpc.core.data_spec import BidsSource
-from ca_hpc.core.record import Case, Cases, LabelFile
+from ca_hpc.core.record import Case, Cases, LabelFile, Pins
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.steps.assemble import assemble
 from ca_hpc.steps.entry import StepCall
@@ -81,6 +82,7 @@ def run_of(
         regions=spec.regions,
     )
     run.write("cases.json", found)
+    run.write("pins.json", Pins(__version__, token="t", created="2026", weights=None))
     return run
 
 

@@ -1,4 +1,4 @@
-"""A SIF's header, field by field as in the format's documentation; its contents are zeros."""
+"""A SIF's header, field by field as in the format's documentation."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def descriptor(
 SYSTEM: Final = descriptor(PARTITION, offset=OFFSET, size=SIZE, filesystem=SQUASHFS, role=PRIMARY)
 
 
-def write_sif(file: Path, *descriptors: bytes) -> Path:
-    """Write a file with these parts; without any, with a system partition only."""
+def write_sif(file: Path, *descriptors: bytes, contents: bytes = b"") -> Path:
+    """Write a file with these parts; without any, with a system partition only.
+
+    ``contents``: what lies at ``OFFSET``, where zeros follow up to ``SIZE``.
+    """
     table = b"".join(descriptors or (SYSTEM,))
     data = TABLE + len(table)
     header = (
@@ -36,5 +39,12 @@ def write_sif(file: Path, *descriptors: bytes) -> Path:
     header += bytes(16 + 2 * 8)  # id, created, modified
     count = len(table) // DESCRIPTOR_BYTES
     header += struct.pack("<6q", 0, count, TABLE, len(table), data, OFFSET + SIZE - data)
-    file.write_bytes((header.ljust(TABLE, b"\0") + table).ljust(OFFSET + SIZE, b"\0"))
+    assert len(contents) <= SIZE
+    before = (header.ljust(TABLE, b"\0") + table).ljust(OFFSET, b"\0")
+    file.write_bytes(before + contents.ljust(SIZE, b"\0"))
     return file
+
+
+def contents_of(file: Path) -> bytes:
+    """What was given to ``write_sif``, without zeros at its end."""
+    return file.read_bytes()[OFFSET : OFFSET + SIZE].rstrip(b"\0")

@@ -184,7 +184,7 @@ def _make(
     """Run the step to its end. Raises TaskFailed with what it says."""
     image = run.workflow.runtime.image
     if image is not None:
-        verify_image(Path(image.path), image.sha256, cache=run.file("image.digest.json"))
+        verify_image(Path(image.path), image.sha256, cache=run.digests)
     with tempfile.TemporaryDirectory(prefix="ca-hpc-") as work_folder:
         (Path(work_folder) / "home").mkdir()
         command = _command(

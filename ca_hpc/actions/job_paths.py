@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ca_hpc.core.data_spec import LISTS, GitSource, PackSource, Source, SplitFile, Splits
 from ca_hpc.core.spec import JobSpec
+from ca_hpc.images.reference import InFile, parse
 from ca_hpc.weights.names import is_file_name
 
 At = Callable[[str], str]
@@ -20,7 +21,8 @@ def absolute(
     spec: JobSpec, *, base: Path, here: Path, weights_given: bool, image_given: bool
 ) -> JobSpec:
     """``spec`` with absolute paths. ``base``: the folder of the job's file; ``here``: the current
-    one, from which what was ``given`` on the command line counts."""
+    one, from which what was ``given`` on the command line counts. Raises SpecError for an image
+    that cannot be meant."""
     at = _from(base)
     weights, image = (_from(here if given else base) for given in (weights_given, image_given))
     return replace(
@@ -32,7 +34,7 @@ def absolute(
             if spec.weights is not None and is_file_name(spec.weights)
             else spec.weights
         ),
-        image=None if spec.image is None else image(spec.image),
+        image=None if spec.image is None else _image(spec.image, image),
         output=None if spec.output is None else at(spec.output),
         trainers=None if spec.trainers is None else at(spec.trainers),
     )
@@ -44,6 +46,12 @@ def _from(folder: Path) -> At:
         return os.path.normpath(folder / os.path.expanduser(path))  # noqa: PTH111
 
     return at
+
+
+def _image(wanted: str, at: At) -> str:
+    """A file's path becomes absolute, other images stay as they are named."""
+    reference = parse(wanted)
+    return at(wanted) if isinstance(reference, InFile) else str(reference)
 
 
 def _source(source: Source, at: At) -> Source:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ca_hpc import configs
-from ca_hpc.actions import job_data
+from ca_hpc.actions import job_data, job_image
+from ca_hpc.actions.images import Site, policy_of
 from ca_hpc.actions.job_data import JobData, Say, silent
 from ca_hpc.actions.job_model import check_patch_of, model_of
 from ca_hpc.actions.job_paths import absolute
@@ -23,9 +25,9 @@ from ca_hpc.core.model import Pin, Runtime, Workflow
 from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Cases
 from ca_hpc.core.spec import JobSpec, completed
-from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
+from ca_hpc.errors import CaHpcError, SpecError
+from ca_hpc.images.shelf import Shelf
 from ca_hpc.sources.git import REPOSITORIES
-from ca_hpc.store.digests import cached_sha256
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.weights import check
 from ca_hpc.weights.names import IN_IMAGE, is_digest, is_file_name
@@ -43,7 +45,7 @@ class Host:
     python: str
     cpus: int
     cache: Path
-    store: Path  # of weights, unless the cluster's profile names one
+    store: Path  # of weights and images, unless the cluster's profile names one
     nnunet: bool = True  # whether ``python`` has it
 
     @classmethod
@@ -154,7 +156,7 @@ def find_cases(job: Job, *, host: Host, fetch: bool, say: Say = silent) -> JobDa
 def find_inputs(job: Job, *, host: Host, fetch: bool = False, say: Say = silent) -> Inputs:
     """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time.
 
-    ``fetch``: whether what repositories hold is got, too.
+    ``fetch``: whether what repositories and registries hold is got, too.
     """
     here = job.cluster.executor == "local" and job.cluster.python is None
     if job.runtime == "none" and here and not host.nnunet:
@@ -170,7 +172,7 @@ def find_inputs(job: Job, *, host: Host, fetch: bool = False, say: Say = silent)
     data = find_cases(job, host=host, fetch=fetch, say=say)
     cases = data.cases
     _check_crop(job.spec, cases)
-    info = _image(job, host=host)
+    info = _image(job, host=host, fetch=fetch, say=say)
     image = Pin(str(info.path), info.sha256) if info is not None else None
     weights = _weights(job, info, host=host)
     model = model_of(job.spec, job.model, weights)
@@ -210,35 +212,21 @@ def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -
     )
 
 
-def _image(job: Job, *, host: Host) -> ImageInfo | None:
+def _image(job: Job, *, host: Host, fetch: bool, say: Say) -> ImageInfo | None:
     if job.runtime == "none":
         return None
     if job.spec.image is None:
         raise SpecError(
             f"cluster {job.cluster.name} runs tasks in an image, but the job names none",
-            hint="image: FILE.sif (made by `ca-hpc image build`), or runtime: none",
+            hint="image: FILE.sif (made by `ca-hpc image build`), NAME (ca-hpc image list) or "
+            "oras://HOST/NAME:TAG; or runtime: none",
         )
-    from ca_hpc.images.record import read_image
-
-    path, _, wanted = job.spec.image.partition("@sha256:")
-    if not Path(path).is_file():
-        raise DigestMismatch(
-            f"image {path} does not exist",
-            hint="build it: ca-hpc image build, or correct `image:`",
-        )
-    found = cached_sha256(Path(path), cache=host.cache / "digests.json")
-    if wanted and found != wanted:
-        raise _other_image(path, found=found, wanted=wanted, who="the job says")
-    info = read_image(Path(path))
-    if found != info.sha256:
-        raise _other_image(path, found=found, wanted=info.sha256, who="its record says")
-    return info
-
-
-def _other_image(path: str, *, found: str, wanted: str, who: str) -> DigestMismatch:
-    return DigestMismatch(
-        f"image {path} is sha256:{found}, {who} sha256:{wanted}",
-        hint="use the recorded image, or build a new one: ca-hpc image build",
+    return job_image.find(
+        job.spec.image,
+        site=image_site(job.cluster, host=host),
+        runs=job.runs,
+        fetch=fetch,
+        say=say,
     )
 
 
@@ -268,6 +256,16 @@ def weight_store(cluster: Cluster | None, *, host: Host) -> WeightStore:
     """The cluster's store, else the user's own."""
     of_cluster = cluster.folders.store if cluster else None
     return WeightStore(Path(of_cluster).expanduser() if of_cluster else host.store)
+
+
+def image_site(
+    cluster: Cluster | None, *, host: Host, store: Path | None = None, keys: Iterable[Path] = ()
+) -> Site:
+    """Where images are kept, and whose are trusted: as given, else as the cluster's profile says,
+    else in the user's own store, whoever made them."""
+    named = (cluster.images.store or cluster.folders.store) if cluster else None
+    root = store or (Path(named).expanduser() if named else host.store)
+    return Site(Shelf(root.absolute()), policy_of(cluster, keys=keys), host.cache)
 
 
 def _check_crop(spec: JobSpec, cases: Cases) -> None:

@@ -15,6 +15,7 @@ from ca_hpc.core.record import Submission
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
 from ca_hpc.executors import local
 from ca_hpc.executors.placing import Say
+from ca_hpc.report.run_files import refresh
 from ca_hpc.store.lock import held
 from ca_hpc.store.run_folder import RunFolder
 
@@ -74,6 +75,7 @@ def retry(
             )
         now = standings(run, asked)
         failed = _failed(now, only=only)
+        refresh(run)  # what has come to an end so far; the report is made anew
         if here:
             placed = _place_here(run, failed)
         else:

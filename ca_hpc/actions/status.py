@@ -12,6 +12,7 @@ from ca_hpc.continuation.further import LOCK
 from ca_hpc.continuation.standing import Asked, Standing, ask, standings
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.record import Attempt
+from ca_hpc.core.rules import Failure
 from ca_hpc.core.states import LIVE, Row
 from ca_hpc.errors import ExitCode
 from ca_hpc.executors import local, slurm
@@ -73,9 +74,13 @@ class RunStatus:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 all completed or still going, 1 all trainings lost, 5 some."""
+        """0 all completed or still going, 3 something was refused as not the recorded one, 1 all
+        trainings lost, 5 some.
+        """
         if not self.failed:
             return ExitCode.OK
+        if any(task.failure == Failure.CHANGED.value for task in self.failed):
+            return ExitCode.DIGEST_MISMATCH
         finished = [t for t in self.tasks if t.stage == "train" and t.state is TaskState.COMPLETED]
         return ExitCode.PARTLY_DONE if finished else ExitCode.TASK_FAILED
 
@@ -160,8 +165,12 @@ def cancel(run: RunFolder) -> bool:
     """
     if status(run).ended:
         return False
+    # not above: it brings pydantic, which `status` need not wait for
+    from ca_hpc.report.run_files import refresh
+
     if run.workflow.executor == "local":
         local.cancel(run)
+        refresh(run)
         return True
     # a job that is just submitting a further one must not leave it behind
     with held(run.file(LOCK), waiting=lambda: None):
@@ -169,4 +178,5 @@ def cancel(run: RunFolder) -> bool:
         slurm.cancel([job for s in submissions for _, job in s.jobs])
         for unsure in (s for s in submissions if s.open):  # sbatch may have failed and submitted
             slurm.cancel_named(unsure.job_name)
+        refresh(run)
     return True

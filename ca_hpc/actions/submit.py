@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from ca_hpc import __version__
 from ca_hpc.actions import stages, unfinished
 from ca_hpc.actions.job_data import Say, silent
+from ca_hpc.actions.job_seals import seal_sources
 from ca_hpc.actions.prepare import (
     Host,
     Inputs,
@@ -23,16 +23,22 @@ from ca_hpc.actions.prepare import (
     next_run_folder,
     workflow,
 )
+from ca_hpc.actions.two_sides import described_image, host_software
 from ca_hpc.actions.warnings import warnings
 from ca_hpc.core.expand import sliced
 from ca_hpc.core.model import Command, Stage, Task, Workflow
 from ca_hpc.core.record import Pins, Submission, job_name
 from ca_hpc.core.render import render
+from ca_hpc.core.run_record import Image
+from ca_hpc.core.sealed import Seals
 from ca_hpc.errors import CaHpcError
 from ca_hpc.executors import local, placing, sbatch, slurm
 from ca_hpc.executors.placing import Sleep
+from ca_hpc.report.run_files import write_run_files
+from ca_hpc.report.run_record import RECORD
 from ca_hpc.store import atomic
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import write_seals
 from ca_hpc.worker.command import Place, started_command
 
 # Stand-ins of the dry run for what only a node or a real submission knows.
@@ -56,6 +62,7 @@ def dry_run(job: Job, *, host: Host) -> DryRun:
     inputs: Inputs | None = None
     try:
         inputs = find_inputs(job, host=host)
+        _image(job, inputs)
     except CaHpcError as error:
         trouble = error
     run_folder = next_run_folder(job)
@@ -117,6 +124,8 @@ def submit(
             run = _new_run(job, host=host, token=token, now=now, warn=warn, say=say, locks=locks)
         else:
             say(f"the submission of {run.path} was cut off: it goes on there")
+        if not run.file(RECORD).is_file():
+            write_run_files(run)  # a report, which writes it last, may come soon
         if run.workflow.executor == "slurm":
             stages.submit_stages(run, say=say, patience_s=patience_s, sleep=sleep)
         elif not run.file(local.STATE).exists():
@@ -152,6 +161,7 @@ def _new_run(
 ) -> RunFolder:
     """A run folder with all its records, and nothing submitted."""
     inputs = find_inputs(job, host=host, fetch=True, say=say)
+    image = _image(job, inputs)
     if job.cluster.executor == "slurm":
         slurm.check()
     expected = next_run_folder(job)
@@ -159,23 +169,40 @@ def _new_run(
     told = warnings(job, inputs, workflow(job, inputs, host=host, run_folder=expected))
     for text in told:
         warn(text)
+    data = seal_sources(inputs.cases, cache=host.cache / "digests.json", say=say)
     run = unfinished.new_folder(job, locks=locks)
     flow = workflow(job, inputs, host=host, run_folder=run.path)
     created = now.isoformat(timespec="seconds")
-    pins = Pins(__version__, token, created, weights=inputs.weights_pin, warnings=told)
+    pins = Pins(
+        ca_hpc=__version__,
+        token=token,
+        created=created,
+        weights=inputs.weights_pin,
+        warnings=told,
+        image=image,
+        host=host_software(),
+    )
     try:
-        _write_records(run, job, inputs=inputs, pins=pins, flow=flow)
+        _write_records(run, job, inputs=inputs, data=data, pins=pins, flow=flow)
     except OSError:  # a full disk, a quota
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run
 
 
-def _write_records(run: RunFolder, job: Job, *, inputs: Inputs, pins: Pins, flow: Workflow) -> None:
+def _image(job: Job, inputs: Inputs) -> Image | None:
+    pin = inputs.image
+    return None if pin is None else described_image(pin, named=job.spec.image)
+
+
+def _write_records(
+    run: RunFolder, job: Job, *, inputs: Inputs, data: Seals, pins: Pins, flow: Workflow
+) -> None:
     atomic.write_text(run.file("job.yaml"), job.text)
     run.write_spec("spec.json", job.spec)
     run.write_spec("cluster.json", job.cluster)
     run.write("cases.json", inputs.cases)
+    write_seals(run.data_seals, data)
     if inputs.model is not None:
         run.write_spec("model.json", inputs.model)
     if job.spec.trainers is not None:
@@ -192,8 +219,3 @@ def _copy_trainers(folder: Path, target: Path) -> None:
         copy = target / file.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-
-
-def private_umask() -> None:
-    """Files of a run are for the user and the group at most, whatever the shell's umask says."""
-    os.umask(os.umask(0o077) | 0o027)

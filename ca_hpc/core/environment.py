@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -11,6 +11,11 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+
+
+def job_environment(environment: Mapping[str, str], *, names: Iterable[str]) -> dict[str, str]:
+    """What a job gets of the submitting shell's variables: those of these names, and no other."""
+    return {name: environment[name] for name in names if name in environment}
 
 
 def task_environment(
@@ -31,9 +36,19 @@ def task_environment(
         "TORCHINDUCTOR_CACHE_DIR": f"{caches}/torchinductor",
         "TRITON_CACHE_DIR": f"{caches}/triton",
         "XDG_CACHE_HOME": caches,
+        # names and texts of files, and times, are the same whatever the node's settings are
         "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
     }
     return out if visible_gpus is None else out | {"CUDA_VISIBLE_DEVICES": visible_gpus}
+
+
+def visible_gpus(environment: Mapping[str, str], *, count: int) -> tuple[str, ...]:
+    """The first ``count`` GPUs of a machine; of those that its user has chosen, where he has."""
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    named = tuple(map(str, range(count))) if chosen is None else tuple(chosen.split(","))
+    return tuple(filter(None, named))[:count]
 
 
 def share(items: tuple[str, ...], *, slot: int, slots: int) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ def expand(
         retry=merged(spec.retry),
         max_gpu_hours=spec.max_gpu_hours,
         node_memory_mib=cluster.node.memory,
+        environment=cluster.environment,
     )
 
 
@@ -325,7 +326,11 @@ def _sbatch(
         "mem": f"{resources.memory_mib}M",
         "time": format_duration(resources.time_s),
         "signal": f"B:USR2@{min(SIGNAL_LEAD_S, resources.time_s // SIGNAL_LEAD_SHARE)}",
-        "export": ",".join(cluster.environment) or "NIL",
+        # all that sbatch has, which is what the profile names (executors/sbatch.py). With a list of
+        # names the node would ask a login shell for the rest, rc files included (sbatch(1),
+        # --export and --get-user-env)
+        "export": "ALL",
+        "propagate": "NONE",  # limits of the login node: the nodes have their own
         "requeue": True,
         "kill-on-invalid-dep": "yes",
     }

@@ -29,7 +29,7 @@ from ca_hpc.core.model import INTERRUPTED_STATUS, TaskState
 from ca_hpc.core.rules import Failure
 from ca_hpc.core.signs import ENDINGS, ERRNOS, SIGNS, SURVIVED, Found, Sign, look
 from ca_hpc.core.states import Row
-from ca_hpc.errors import CaHpcError
+from ca_hpc.errors import CaHpcError, ExitCode
 
 F, S = Failure, TaskState
 
@@ -207,6 +207,8 @@ def _told(e: Evidence) -> Verdict | None:
         return None
     shown = showing(e.lines, told.message)
     text = tuple(told.message.splitlines())
+    if told.ours and told.exit_code == ExitCode.DIGEST_MISMATCH:
+        return Verdict(F.CHANGED, told.message, told.hint, shown)
     if (found := look(SIGNS, text)) is not None:
         verdict = _by_sign(found, text)
         cause = told.message if told.ours else verdict.cause

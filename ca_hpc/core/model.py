@@ -160,6 +160,7 @@ class Workflow:
     retry: Mapping[Failure, Rule] = field(default_factory=lambda: dict(DEFAULTS))
     max_gpu_hours: float | None = None
     node_memory_mib: int | None = None  # of the site's nodes, if its profile tells
+    environment: tuple[str, ...] = ()  # variables of the submitting shell that jobs get
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from ca_hpc.core.data_spec import Crop
 from ca_hpc.core.fields import (
@@ -35,6 +35,14 @@ def _flag(value: str) -> str:
     if re.fullmatch(r"--[a-z-]+=[^{}]*\{count\}[^{}]*", value) is None:
         raise ValueError('write sbatch\'s long option with {count} in it: "--gpus=h100:{count}"')
     return value
+
+
+def _key(path: str) -> str:
+    if not path.endswith((".pem", ".asc")):
+        raise ValueError("name a public key: .pem (openssl) or .asc (PGP)")
+    if not path.startswith(("/", "~")):
+        raise ValueError("write where it is from /: a profile is used from any folder")
+    return path
 
 
 def _each_once(axes: tuple[str, ...]) -> tuple[str, ...]:
@@ -122,6 +130,27 @@ class Apptainer:
 
 
 @dataclass(frozen=True, slots=True)
+class Signatures:
+    """Public keys, one of which must have signed every image that tasks run in.
+
+    ``required: false`` lets images without any signature through.
+    """
+
+    keys: Annotated[tuple[Annotated[Text, AfterValidator(_key)], ...], Field(min_length=1)]
+    required: Flag = True
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Where images are kept by sha256 (None: ``folders.store``), and whose are trusted."""
+
+    store: Text | None = None
+    signatures: Signatures | None = None
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """A cluster profile, ``configs/clusters/NAME.yaml`` or a file of your own."""
 
@@ -142,11 +171,12 @@ class Cluster:
     # of an array that runs one at a time takes over, or a job that was submitted for it
     continuation: Continuation = "requeue"
     internet: Literal["nodes", "login", "none"] = "login"
-    environment: tuple[Name, ...] = ("HOME", "USER", "LOGNAME", "PATH", "MODULEPATH", "BASH_ENV")
+    environment: tuple[Name, ...] = ("HOME", "USER", "LOGNAME", "PATH", "MODULEPATH")
     setup: tuple[Text, ...] = ()  # lines of shell before the worker: module load …
     folders: Folders = field(default_factory=Folders)
     limits: Limits = field(default_factory=Limits)
     apptainer: Apptainer = field(default_factory=Apptainer)
+    images: Images = field(default_factory=Images)
     sbatch: Sbatch = field(default_factory=dict)
     resources: Requests = field(default_factory=dict)
     __pydantic_config__ = STRICT

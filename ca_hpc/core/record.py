@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ca_hpc.core.model import Pin, TaskState
+from ca_hpc.core.run_record import Image, Machine, Software
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class Cases:
 class Pins:
     """What a run is pinned to. ``token`` marks its jobs' names, so that they can be found again.
 
-    ``warnings``: what the user was told at submission.
+    ``warnings``: what the user was told at submission. ``image`` as its record described it then,
+    and ``host``: what the submitting Python had installed.
     """
 
     ca_hpc: str
@@ -93,6 +95,8 @@ class Pins:
     created: str
     weights: Pin | None
     warnings: tuple[str, ...] = ()
+    image: Image | None = None
+    host: Software | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ class Attempt:
     """One execution of a task, as written at its start.
 
     ``submission``: the number of the one that its job belongs to. ``gpus``: its share of the job's.
-    ``memory_mib``: of the job.
+    ``memory_mib``: of the job. ``machine``: the node, unless the attempt was given up unbegun.
     """
 
     number: int
@@ -218,6 +222,7 @@ class Attempt:
     submission: int = 0
     gpus: float = 0.0
     memory_mib: int = 0
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True, slots=True)

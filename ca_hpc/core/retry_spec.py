@@ -18,6 +18,7 @@ Retried = Literal[
 ]  # fmt: skip
 FINAL: Final[Mapping[str, str]] = {
     Failure.INPUT.value: "the same input gives the same error",
+    Failure.CHANGED.value: "the record would not be true",
     Failure.DEPENDENCY.value: "it waits for a stage that did not succeed",
     Failure.CANCELLED.value: "somebody wanted it to end",
     Failure.BUDGET.value: "max_gpu_hours says how much the run may use",

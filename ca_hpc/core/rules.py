@@ -25,6 +25,7 @@ class Failure(str, Enum):
     IMAGE = "image"
     CODE = "code"  # an exception
     INPUT = "input"  # what the user gave does not fit
+    CHANGED = "changed"  # a file is not the one that was recorded
     DEPENDENCY = "dependency"
     CANCELLED = "cancelled"
     BUDGET = "budget"
@@ -67,6 +68,7 @@ DEFAULTS: Final[Mapping[Failure, Rule]] = {
     F.IMAGE: Rule(),
     F.CODE: Rule(),
     F.INPUT: Rule(),
+    F.CHANGED: Rule(),
     F.DEPENDENCY: Rule(),
     F.CANCELLED: Rule(),
     F.BUDGET: Rule(),

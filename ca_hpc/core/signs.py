@@ -125,6 +125,12 @@ SIGNS: Final = (
     ),
     _sign(
         F.GPU,
+        r"GPU driver \S+ is too old|has compute capability \S+, and CUDA",  # core/gpu_fit.py
+        "GPU and image do not fit",
+        "ask for other nodes (resources.STAGE.gpu), or build an image with another CUDA",
+    ),
+    _sign(
+        F.GPU,
         r"(no kernel image is available for execution on the device)",
         "torch in this image knows no GPU of this kind",
         "ask for another GPU (resources.STAGE.gpu), or build the image with another torch",
@@ -201,6 +207,18 @@ SIGNS: Final = (
         F.IMAGE,
         r'FATAL: +"([^"]+)": executable file not found',
         "the image lacks a program",
+        _IMAGE,
+    ),
+    _sign(
+        F.IMAGE,
+        r"is built without CUDA, and the task",  # core/gpu_fit.py
+        "the image has no CUDA",
+        _IMAGE,
+    ),
+    _sign(
+        F.IMAGE,
+        r"and the run was submitted with ca-hpc \S+",  # steps/entry.py
+        "the tasks' ca-hpc is another version than the one that submitted the run",
         _IMAGE,
     ),
     _sign(

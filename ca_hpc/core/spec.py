@@ -198,7 +198,7 @@ class JobSpec:
     weights: Text | None = None
     model: Text | None = None  # a profile in configs/models; None: the weights' own
     stem: Literal["exact", "repeat"] = "exact"  # repeat: weights of fewer channels than the data
-    image: Text | None = None  # a SIF, or SIF@sha256:…
+    image: Text | None = None  # FILE.sif[@sha256:…], NAME or sha256:… (of the store), oras://…
     runtime: Literal["apptainer", "none"] | None = None  # None: the cluster's
     output: Text | None = None  # folder of runs; None: the cluster's, else ./ca-hpc-runs
     labels: Mapping[Name, Count | Label] = field(default_factory=lambda: {"cord": 1})

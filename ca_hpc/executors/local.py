@@ -18,6 +18,7 @@ from typing import Final
 
 from ca_hpc import processes
 from ca_hpc.attempts.history import decision_on, history
+from ca_hpc.core.environment import job_environment, visible_gpus
 from ca_hpc.core.model import Element, Stage, TaskState
 from ca_hpc.core.record import Submission
 from ca_hpc.core.states import Row
@@ -25,6 +26,8 @@ from ca_hpc.errors import CaHpcError, ExitCode
 from ca_hpc.store.run_folder import RunFolder
 
 STATE = "local/state.json"
+# What the profile need not name: where programs are, where temporary files go, which GPUs are ours.
+OWN: Final = ("PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
 POLL_S = 0.2
 ENDING_S = 30.0  # how long a cancellation waits for what runs to save and end
 LEAVING_S = 10.0  # how long a scheduler may take to notice that its last worker has ended
@@ -53,9 +56,15 @@ def launch(run: RunFolder, submissions: Sequence[Submission] = ()) -> int:
     """
     run.file("local").mkdir(exist_ok=True)
     numbers = (str(submission.number) for submission in submissions)
-    argv = (sys.executable, "-I", "-m", "ca_hpc.executors.local", str(run.path), *numbers)
+    module = ("-m", "ca_hpc.executors.local")
+    argv = (sys.executable, "-I", "-X", "utf8", *module, str(run.path), *numbers)
     states = _at_start(run, submissions)
-    child = processes.start(argv, log=run.file("local", "scheduler.log"), own_session=True)
+    child = processes.start(
+        argv,
+        env=job_environment(os.environ, names=(*OWN, *run.workflow.environment)),
+        log=run.file("local", "scheduler.log"),
+        own_session=True,
+    )
     # whoever asks before it has said so itself
     if not run.file(STATE).exists() or run.local_state(LocalState).pid != child.pid:
         run.write(STATE, LocalState(child.pid, _start_ticks(child.pid) or 0, states))
@@ -151,7 +160,7 @@ class Scheduler:
         self._workflow = run.workflow
         node = run.cluster.node
         self._cpus = node.cpus or os.cpu_count() or 1
-        self._gpus = list(map(str, range(node.gpus)))
+        self._gpus = visible_gpus(os.environ, count=node.gpus)
         self._states = _at_start(run, submissions)
         named = {name for submission in submissions for name in submission.elements}
         self._mine = named if submissions else set(self._states)
@@ -244,7 +253,8 @@ class Scheduler:
     def _start(self, element: Element, gpus: tuple[str, ...]) -> processes.Child:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         python = self._workflow.node_python
-        argv = [python, "-I", "-m", "ca_hpc.worker", str(self._run.path), element.id]
+        module = ("-m", "ca_hpc.worker")
+        argv = [python, "-I", "-X", "utf8", *module, str(self._run.path), element.id]
         order = self._order(element.id)
         argv += [] if order is None else [str(order.number)]
         log = self._run.file("local", f"{element.id}.log")

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ca_hpc import processes
+from ca_hpc.core.environment import job_environment
 from ca_hpc.core.model import Stage, Workflow
 from ca_hpc.core.record import Submission
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
-from ca_hpc.executors.slurm import check, log_folder, run_tool
+from ca_hpc.executors.slurm import KEPT, check, log_folder, run_tool
 from ca_hpc.store import atomic
 from ca_hpc.store.run_folder import RunFolder
 
@@ -30,6 +31,12 @@ Call = Callable[[str, int], Callable[[], object]]
 SCRIPT = "job.sh"
 # Python is told of USR2 by us; until then, while modules are loaded and imported, it would end it
 DEAF = "trap '' USR2"
+# What a site's prolog, or an sbatch by hand, puts into the job behind our back: code of others in
+# the worker's Python, and further binds of a container that a line of `setup` starts. Before
+# `setup`, so that `module load` may set LD_LIBRARY_PATH.
+CLEAN = "unset -v BASH_ENV ENV ${!LD_@} ${!PYTHON@} ${!APPTAINER@} ${!SINGULARITY@}"
+# What sbatch itself needs: where it is, which cluster, and the ticket that some sites ask for.
+NEEDED: Final = ("PATH", "KRB5CCNAME", *KEPT)
 # submitit's own bound on requeues after a time-out; a training of weeks in slices needs many
 MOST_TIMEOUTS = 1000
 MOST_SAID = 600  # characters of sbatch's complaint
@@ -70,8 +77,11 @@ class SubmissionUnsure(SchedulerUnreachable):
     """Nobody knows whether the request has arrived: ask by the job's name."""
 
 
-def parameters(stage: Stage, submission: Submission) -> dict[str, Any]:
+def parameters(stage: Stage, submission: Submission, *, chdir: Path) -> dict[str, Any]:
     """submitit's parameters for a submission: ours as they are, its own defaults switched off.
+
+    ``chdir``: where the job begins, unless the stage's options say otherwise; where its user stood
+    when it was submitted need not exist on the node.
 
     ``use_srun=False`` and ``signal: B:…``: the time limit's signal reaches our worker alone, not
     the process that serves a rootless image (docs/adr/0005).
@@ -83,7 +93,7 @@ def parameters(stage: Stage, submission: Submission) -> dict[str, Any]:
         "use_srun": False,
         "stderr_to_stdout": True,
         "wckey": None,
-        "additional_parameters": _options(stage, submission),
+        "additional_parameters": {"chdir": str(chdir), **_options(stage, submission)},
     }
 
 
@@ -113,14 +123,15 @@ def script(stage: Stage, workflow: Workflow, submission: Submission) -> str:
     logs = log_folder(run_folder, stage.name)
     # exec: the batch process is Python itself, so that signals to the batch shell reach it;
     # -I: neither PYTHON* variables nor the user's site-packages nor the current folder count
-    argv = (workflow.node_python, "-I", "-u", "-m", "ca_hpc.executors.on_node", given, logs)
+    module = ("-m", "ca_hpc.executors.on_node")
+    argv = (workflow.node_python, "-I", "-u", "-X", "utf8", *module, given, logs)
     count = len(submission.by_index)
     text: str = submitit._make_sbatch_string(
         command="exec " + shlex.join(map(str, argv)),
         folder=str(logs),
         map_count=count if count > 1 else None,
-        setup=[DEAF, *workflow.setup],
-        **parameters(stage, submission),
+        setup=[DEAF, CLEAN, *workflow.setup],
+        **parameters(stage, submission, chdir=run_folder),
     )
     return text
 
@@ -135,7 +146,10 @@ def submit(run: RunFolder, submission: Submission, *, call: Call) -> tuple[tuple
     stage = next(stage for stage in flow.stages if stage.name == submission.stage)
     file = _write(run, submission, text=script(stage, flow, submission), stage=stage, call=call)
     try:
-        done = run_tool(("sbatch", str(file)))
+        done = run_tool(
+            ("sbatch", str(file)),
+            environment=job_environment(os.environ, names=(*NEEDED, *flow.environment)),
+        )
     except processes.ProgramTimedOut as error:
         raise SubmissionUnsure(f"sbatch of stage {stage.name}: {error.message}") from error
     found = _ID.search(done.stdout)

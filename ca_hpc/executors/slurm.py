@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,19 +35,22 @@ def check(programs: Sequence[str] = ("sbatch", "squeue")) -> None:
             )
 
 
-def run_tool(argv: Sequence[str]) -> processes.Finished:
+def run_tool(
+    argv: Sequence[str], *, environment: Mapping[str, str] | None = None
+) -> processes.Finished:
     """Run one of SLURM's commands, in this process's environment without SLURM's variables.
+
+    ``environment``: in place of this process's own, and without them too.
 
     With SQUEUE_PARTITION in it squeue would say that a job of another partition does not exist.
     Those of a job that we run in would be handed on by sbatch: a job that was submitted from an
     array would take itself for one of its elements. Raises CaHpcError, when it takes too long too.
     """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in KEPT or not name.startswith(DROPPED)
+    given = os.environ if environment is None else environment
+    kept = {
+        name: value for name, value in given.items() if name in KEPT or not name.startswith(DROPPED)
     }
-    return processes.run(argv, env=environment, timeout_s=CALL_TIMEOUT_S)
+    return processes.run(argv, env=kept, timeout_s=CALL_TIMEOUT_S)
 
 
 def log_folder(run_folder: Path, stage: str) -> Path:

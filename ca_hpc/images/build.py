@@ -1,41 +1,32 @@
-"""Building images: a base (Debian, Python, torch, nnU-Net), and this package on top of it.
+"""Building images: Debian, on it a base (torch, nnU-Net), and on that this package.
 
-The base is kept in the store under the digest of its recipe, so that it is built once; the layer
-on top is built again when the package, the weights or the base change. See ``containers/``.
+Debian and base are kept in the store under the digests of their recipes, so that they are built
+once; the image is built again when the package, the weights or the base change. Only Debian's
+layer depends on the day: what is on it is decided by files of this repository. See ``containers/``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images import apptainer_build, recipes
-from ca_hpc.images.apptainer_build import environment, fakeroot_here, require_apptainer
+from ca_hpc.images import recipes
+from ca_hpc.images.apptainer_build import environment
+from ca_hpc.images.changes import Change, changes
 from ca_hpc.images.debian import host_mirror
+from ca_hpc.images.layer import Layer, Made, Prepared, Progress, make
 from ca_hpc.images.package_wheel import pack_wheel
 from ca_hpc.images.python_wheels import fetch_wheels
 from ca_hpc.images.recipes import Recipe, Variant
-from ca_hpc.images.record import (
-    ImageInfo,
-    Origin,
-    describe_image,
-    read_image,
-    record_path,
-    verify_image,
-    write_record,
-)
+from ca_hpc.images.record import ImageInfo, read_image, verify_image
 from ca_hpc.processes import ProgramMissing, Run
 from ca_hpc.store.digests import sha256_file
-from ca_hpc.store.lock import held
 from ca_hpc.store.shipped import PACKAGE
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +44,8 @@ class Cargo:
 class BuildRequest:
     """What to build.
 
-    ``output``: the image to write. ``store``: folder where bases are kept. ``weights``: to carry.
+    ``output``: the image to write. ``store``: folder where bases and what is below them are kept.
+    ``weights``: to carry.
     ``base``: an existing base image, instead of one from the store. ``mirror``: Debian mirror
     (``None``: this machine's own). ``wheels``: folder of Python packages (``None``: pip's settings
     decide). ``fakeroot`` (``None``: whenever possible). ``rebuild``: even if nothing changed.
@@ -72,25 +64,15 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
-    """The image at the place asked for; ``reused``: it was there already."""
+    """The image at the place asked for; ``reused``: it was there already.
+
+    ``changes``: packages that differ from the image that was there before.
+    """
 
     image: ImageInfo
     base: ImageInfo
     reused: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layer:
-    """One image to make. ``prepare`` fills a folder for Apptainer and returns the build arguments;
-    it runs only if the image is not there yet. ``weights``: sha256 by file name.
-    """
-
-    output: Path
-    recipe: Recipe
-    inputs_sha256: str
-    prepare: Callable[[Path], Mapping[str, str]]
-    base_sha256: str | None = None
-    weights: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
 
 
 def build_image(request: BuildRequest, *, run: Run, progress: Progress, built: str) -> BuiltImage:
@@ -108,44 +90,64 @@ def build_image(request: BuildRequest, *, run: Run, progress: Progress, built: s
     with tempfile.TemporaryDirectory() as folder:
         wheel = pack_wheel(Path(folder))
         layer = _package_layer(request, base=base, wheel=wheel, run=run)
-        image, reused = _make(layer, request, run=run, progress=progress, built=built)
-    return BuiltImage(image, base, reused)
+        made = _make(layer, request, run=run, progress=progress, built=built)
+    before = made.before or made.image
+    found = changes(before.contents.packages, made.image.contents.packages)
+    return BuiltImage(made.image, base, made.reused, found)
 
 
 def build_base(request: BuildRequest, *, run: Run, progress: Progress, built: str) -> ImageInfo:
     """The base image for ``request.variant``, made if the store has none. Raises CaHpcError."""
-    image, _ = _make(
-        _base_layer(request, run=run, progress=progress),
-        request,
+    recipe = recipes.base(request.variant)
+
+    def prepare(folder: Path) -> Prepared:
+        debian = build_debian(request, run=run, progress=progress, built=built)
+        context = _context(folder, recipe)
+        for file in filter(None, (recipe.requirements, recipe.tools)):
+            progress(f"fetching the Python packages of {file.name}")
+            fetch_wheels(file, into=context / "wheels", source=request.wheels, run=run)
+        _lay(debian, folder / "debian.sif", store=request.store)
+        requirements = recipe.requirements.name if recipe.requirements else ""
+        return Prepared({"requirements": requirements}, debian)
+
+    layer = _kept("base", recipe, request=request, prepare=prepare)
+    return _make(layer, request, run=run, progress=progress, built=built).image
+
+
+def build_debian(request: BuildRequest, *, run: Run, progress: Progress, built: str) -> ImageInfo:
+    """The image below ``request.variant``'s base, made if the store has none. Raises CaHpcError."""
+    recipe = recipes.debian(request.variant)
+
+    def prepare(folder: Path) -> Prepared:
+        mirror = _mirror(request)
+        _context(folder, recipe)
+        return Prepared({"mirror": mirror, "packages": recipe.debian_packages})
+
+    layer = _kept("debian", recipe, request=request, prepare=prepare)
+    return _make(layer, request, run=run, progress=progress, built=built).image
+
+
+def _make(layer: Layer, request: BuildRequest, *, run: Run, progress: Progress, built: str) -> Made:
+    return make(
+        layer,
+        rebuild=request.rebuild,
+        fakeroot=request.fakeroot,
         run=run,
         progress=progress,
         built=built,
     )
-    return image
 
 
-def _base_layer(request: BuildRequest, *, run: Run, progress: Progress) -> _Layer:
-    recipe = recipes.base(request.variant)
-    inputs = recipe.sha256
-
-    def prepare(folder: Path) -> Mapping[str, str]:
-        mirror = _mirror(request)
-        context = _context(folder, recipe)
-        requirements = str(recipe.requirements)
-        progress(f"fetching the Python packages of {requirements}")
-        fetch_wheels(
-            context / requirements, into=context / "wheels", source=request.wheels, run=run
-        )
-        packages = recipe.debian_packages
-        return {"mirror": mirror, "packages": packages, "requirements": requirements}
-
-    output = request.store / f"base-{request.variant}-{inputs[:12]}.sif"
-    return _Layer(output=output, recipe=recipe, inputs_sha256=inputs, prepare=prepare)
+def _kept(
+    name: str, recipe: Recipe, *, request: BuildRequest, prepare: Callable[[Path], Prepared]
+) -> Layer:
+    """A layer of the store, named after its recipe."""
+    output = request.store / f"{name}-{request.variant}-{recipe.sha256[:12]}.sif"
+    return Layer(output=output, recipe=recipe, inputs_sha256=recipe.sha256, prepare=prepare)
 
 
-def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: Run) -> _Layer:
+def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: Run) -> Layer:
     recipe = recipes.package()
-    cache = request.store / "digests.json"
     weights = {_carried_name(cargo): cargo.sha256 for cargo in request.weights}
     inputs = {
         "recipe": recipe.sha256,
@@ -154,58 +156,30 @@ def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: 
         "weights": weights,
     }
 
-    def prepare(folder: Path) -> Mapping[str, str]:
-        verify_image(base.path, base.sha256, cache=cache)
-        # Apptainer follows the links when it copies the context into the image
-        (folder / "base.sif").symlink_to(base.path.absolute())
+    def prepare(folder: Path) -> Prepared:
+        _lay(base, folder / "base.sif", store=request.store)
         context = _context(folder, recipe)
+        # Apptainer follows the links when it copies the context into the image
         (context / "wheels" / wheel.name).symlink_to(wheel)
         for cargo in request.weights:
             file = context / "weights" / _carried_name(cargo)
             file.symlink_to(cargo.file.absolute())
             file.with_suffix(".json").write_text(cargo.manifest, encoding="utf-8")
-        return {"commit": _commit(run)}
+        return Prepared({"commit": _commit(run)}, base)
 
-    return _Layer(
+    return Layer(
         output=request.output,
         recipe=recipe,
         inputs_sha256=recipes.digest(inputs),
         prepare=prepare,
-        base_sha256=base.sha256,
         weights=weights,
     )
 
 
-def _make(
-    layer: _Layer, request: BuildRequest, *, run: Run, progress: Progress, built: str
-) -> tuple[ImageInfo, bool]:
-    """The image of a layer, and whether it was there already."""
-    name = layer.output.name
-    if not request.rebuild and (found := _finished(layer)):
-        return found, True
-    require_apptainer(run)
-    with _exclusive(layer.output, progress=progress) as folder:
-        # another process may have built it while this one waited
-        if not request.rebuild and (found := _finished(layer)):
-            return found, True
-        arguments = layer.prepare(folder)
-        log = layer.output.with_name(f"{name}.log")
-        progress(f"building {name}; its log: {log}")
-        apptainer_build.build(
-            layer.recipe.definition,
-            folder=folder,
-            arguments=arguments,
-            fakeroot=fakeroot_here() if request.fakeroot is None else request.fakeroot,
-            log=log,
-            run=run,
-        )
-        origin = Origin(layer.recipe.sha256, layer.inputs_sha256, layer.base_sha256, built)
-        made = describe_image(folder / "image.sif", origin=origin, run=run)
-        if {carried.name: carried.sha256 for carried in made.weights} != layer.weights:
-            raise CaHpcError(
-                f"a weights file changed while {name} was built", hint="build it again"
-            )
-        return _publish(made, layer.output), False
+def _lay(image: ImageInfo, place: Path, *, store: Path) -> None:
+    """Put an image where a definition file looks for what it builds on, after checking it."""
+    verify_image(image.path, image.sha256, cache=store / "digests.json")
+    place.symlink_to(image.path.absolute())
 
 
 def _carried_name(cargo: Cargo) -> str:
@@ -236,52 +210,6 @@ def _context(folder: Path, recipe: Recipe) -> Path:
     for file in recipe.files:
         shutil.copyfile(file, context / file.name)
     return context
-
-
-@contextlib.contextmanager
-def _exclusive(output: Path, *, progress: Progress) -> Iterator[Path]:
-    """A temporary folder beside ``output`` while this process alone may make it."""
-    parent = output.parent
-    lock = parent / f".{output.name}.lock"
-    prefix = f".{output.name}.building-"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        lock.touch()
-    except OSError as error:
-        raise CaHpcError(
-            f"cannot write to {parent}: {error.strerror}",
-            hint="choose a folder that you may write to: --output FILE, --store FOLDER",
-        ) from error
-    with held(lock, waiting=lambda: progress(f"another process builds {output.name}: waiting")):
-        for (
-            left
-        ) in parent.iterdir():  # by a builder that was killed: while it lived it had the lock
-            if left.name.startswith(prefix) and left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-        # the same file system as the image, which is moved into place
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
-            yield Path(folder)
-
-
-def _finished(layer: _Layer) -> ImageInfo | None:
-    """The image, if it is there and made of the same things."""
-    if not record_path(layer.output).is_file():
-        return None
-    try:
-        found = read_image(layer.output)
-    except CaHpcError:
-        return None
-    same = found.origin is not None and found.origin.inputs_sha256 == layer.inputs_sha256
-    return found if same else None
-
-
-def _publish(made: ImageInfo, output: Path) -> ImageInfo:
-    """Move an image into place. Without a record for a moment: one that fits no file is worse."""
-    record_path(output).unlink(missing_ok=True)
-    made.path.replace(output)
-    published = dataclasses.replace(made, path=output)
-    write_record(published)
-    return published
 
 
 def _commit(run: Run) -> str:

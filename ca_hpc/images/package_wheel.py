@@ -10,6 +10,7 @@ import base64
 import hashlib
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +26,10 @@ def pack_wheel(folder: Path) -> Path:
     dist_info = f"ca_hpc-{__version__}.dist-info"
     contents = dict(_contents()) | {
         f"{dist_info}/METADATA": (
-            f"Metadata-Version: 2.1\nName: ca-hpc\nVersion: {__version__}\n".encode()
+            f"Metadata-Version: 2.4\nName: ca-hpc\nVersion: {__version__}\n"
+            "License-Expression: Apache-2.0\nLicense-File: LICENSE\n".encode()
         ),
+        f"{dist_info}/licenses/LICENSE": _licence(),
         f"{dist_info}/WHEEL": (
             b"Wheel-Version: 1.0\nGenerator: ca-hpc\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         ),
@@ -50,6 +53,13 @@ def _contents() -> Iterator[tuple[str, bytes]]:
             skipped = any(part.startswith((".", "__pycache__", "_shipped")) for part in inner.parts)
             if path.is_file() and not skipped:
                 yield f"{prefix}/{inner.as_posix()}", path.read_bytes()
+
+
+def _licence() -> bytes:
+    """The text of this package's licence: in a checkout beside it, else with its metadata."""
+    if not (PACKAGE / "_shipped").is_dir():
+        return (PACKAGE.parent / "LICENSE").read_bytes()
+    return (metadata.distribution("ca-hpc").read_text("licenses/LICENSE") or "").encode()
 
 
 def _record_hash(contents: bytes) -> str:

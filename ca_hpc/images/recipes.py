@@ -1,17 +1,15 @@
-"""The recipes in ``containers/``: which files make which image.
-
-``python -m ca_hpc.images.recipes`` prints what ``containers/images.lock.yaml`` shall hold.
-"""
+"""The recipes in ``containers/``: which files make which image."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from ca_hpc.images.pins import Pin, read_pins
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.shipped import shipped
 
@@ -23,57 +21,61 @@ _DEBIAN_PACKAGES: Final[Mapping[Variant, str]] = {
     "cuda": "gcc libc6-dev python3-dev",
 }
 
+#: what tells what is in an image, and whether it works
+_DESCRIBING: Final = ("describe.py", "licences.py", "sbom.py", "selftest.py")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A definition file, the files that it reads, and what it asks Debian and pip for."""
+    """A definition file, the files that it reads, and what it asks Debian and pip for.
+
+    ``below``: the recipe of the image that it builds on. ``requirements``: what goes into the
+    image, ``tools``: what is needed to build it; both are among ``files``.
+    """
 
     definition: Path
     files: tuple[Path, ...]
+    below: Recipe | None = None
     debian_packages: str = ""
-    requirements: str | None = None
+    requirements: Path | None = None
+    tools: Path | None = None
 
     @property
     def sha256(self) -> str:
         """Digest of all of it."""
         contents = {file.name: sha256_file(file) for file in (self.definition, *self.files)}
-        return digest(contents | {"debian_packages": self.debian_packages})
+        below = self.below.sha256 if self.below else ""
+        return digest(contents | {"debian_packages": self.debian_packages, "below": below})
 
     @property
-    def pins(self) -> tuple[str, ...]:
-        """The Python packages with their versions, ``name==version``, sorted."""
-        lists = [file for file in self.files if file.suffix == ".txt"]
-        return tuple(sorted(pin for file in lists for pin in _pins(file)))
+    def pins(self) -> tuple[Pin, ...]:
+        """The Python packages in the image, by name."""
+        found = read_pins(self.requirements) if self.requirements else ()
+        return tuple(sorted(found, key=lambda pin: pin.name))
+
+
+def debian(variant: Variant) -> Recipe:
+    """Debian and Python."""
+    files = _files("describe.py")
+    return Recipe(_file("debian.def"), files, debian_packages=_DEBIAN_PACKAGES[variant])
 
 
 def base(variant: Variant) -> Recipe:
-    """Debian, Python, torch and nnU-Net."""
-    own = f"requirements-{variant}.txt"
-    files = _files("requirements.txt", own, "describe.py", "selftest.py")
-    return Recipe(shipped("containers", "base.def"), files, _DEBIAN_PACKAGES[variant], own)
+    """torch and nnU-Net, on Debian."""
+    requirements, tools = _file(f"requirements-{variant}.txt"), _file("requirements-sbom.txt")
+    shared = _files("requirements.txt", "requirements-build.txt", *_DESCRIBING)
+    return Recipe(
+        _file("base.def"),
+        (requirements, tools, *shared),
+        below=debian(variant),
+        requirements=requirements,
+        tools=tools,
+    )
 
 
 def package() -> Recipe:
     """This package, on a base."""
-    return Recipe(shipped("containers", "ca-hpc.def"), _files("describe.py", "selftest.py"))
-
-
-def lock() -> str:
-    """The text of ``images.lock.yaml``: per image the digests of its recipe and package list."""
-    images = {"base-cpu": base("cpu"), "base-cuda": base("cuda"), "ca-hpc": package()}
-    lines = ["# made by: python -m ca_hpc.images.recipes", "images:"]
-    for name, recipe in images.items():
-        lines += [
-            f"  {name}:",
-            f"    recipe: {recipe.definition.name}",
-            f"    recipe_sha256: {recipe.sha256}",
-        ]
-        if recipe.requirements is not None:
-            lines += [
-                f"    packages: {recipe.requirements}",
-                f"    packages_sha256: {digest(recipe.pins)}",
-            ]
-    return "\n".join(lines) + "\n"
+    return Recipe(_file("ca-hpc.def"), _files(*_DESCRIBING))
 
 
 def digest(parts: object) -> str:
@@ -81,13 +83,9 @@ def digest(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _file(name: str) -> Path:
+    return shipped("containers", name)
+
+
 def _files(*names: str) -> tuple[Path, ...]:
-    return tuple(shipped("containers", name) for name in names)
-
-
-def _pins(file: Path) -> Iterator[str]:
-    return (line for line in file.read_text().splitlines() if "==" in line and line[0] != "#")
-
-
-if __name__ == "__main__":
-    print(lock(), end="")
+    return tuple(_file(name) for name in names)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from ca_hpc import processes
 from ca_hpc.core.codec import decode, encode
 from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.images.changes import Packages
+from ca_hpc.images.contents import content_sha256
 from ca_hpc.processes import ProgramMissing, Run
 from ca_hpc.store import atomic
 from ca_hpc.store.digests import cached_sha256, sha256_file
@@ -40,11 +42,21 @@ class CarriedWeights:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What an image says about itself. ``versions``: python, torch, nnunetv2, ca-hpc."""
+    """What an image says about itself. ``versions``: python, torch, nnunetv2, ca-hpc.
+
+    Of all packages the versions are in ``debian_packages`` and ``python_packages``.
+    """
 
     versions: Mapping[str, str]
     weights: tuple[CarriedWeights, ...] = ()
     commit: str | None = None
+    debian_packages: Mapping[str, str] = field(default_factory=dict)
+    python_packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def packages(self) -> Packages:
+        """All packages, to compare them."""
+        return Packages(self.debian_packages, self.python_packages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +65,32 @@ class Origin:
 
     ``recipe_sha256`` covers the definition file and the files that it reads, ``inputs_sha256``
     everything that decides about the contents (recipe, base, package, weights), ``base_sha256``
-    is the base image's. ``built``: UTC, ISO 8601.
+    is the base image's, and ``base_content_sha256`` that of its contents. ``built``: UTC, ISO 8601.
+    ``tools``: versions of apptainer and squashfs-tools, on which the content's bytes depend too.
     """
 
     recipe_sha256: str
     inputs_sha256: str
     base_sha256: str | None
     built: str
+    base_content_sha256: str | None = None
+    tools: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image file. ``origin`` is unknown where no record lies beside the image."""
+    """An image file. ``origin`` is unknown where no record lies beside the image.
+
+    ``sha256`` names this file, ``content_sha256`` what is in it, which two builds of one recipe
+    on one base share; unknown in records of older versions.
+    """
 
     path: Path
     sha256: str
     size_bytes: int
     contents: Contents
     origin: Origin | None = None
+    content_sha256: str | None = None
 
     @property
     def weights(self) -> tuple[CarriedWeights, ...]:
@@ -148,7 +168,9 @@ def describe_image(path: Path, *, origin: Origin | None, run: Run) -> ImageInfo:
         contents = decode(Contents, done.stdout)
     except ValueError as error:
         raise CaHpcError(f"{path}: {DESCRIPTION} in it is damaged", hint=_BUILD) from error
-    return ImageInfo(path, sha256_file(path), path.stat().st_size, contents, origin)
+    return ImageInfo(
+        path, sha256_file(path), path.stat().st_size, contents, origin, content_sha256(path)
+    )
 
 
 def write_record(image: ImageInfo) -> None:

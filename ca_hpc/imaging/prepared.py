@@ -6,9 +6,10 @@ record tells of is whole; a case without a record that still holds is done again
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,25 +17,25 @@ from typing import TYPE_CHECKING, Final
 
 from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.record import Case
+from ca_hpc.core.sealed import Identity
 from ca_hpc.imaging.bad_case import BadCase
 from ca_hpc.imaging.convert import Conversion, Converted, convert_case
 from ca_hpc.store import atomic
-from ca_hpc.store.digests import sha256_file
+from ca_hpc.store.digests import identity_of, sha256_file
+from ca_hpc.store.seal import read_seals, refuse_others
 
 if TYPE_CHECKING:
     from ca_hpc.store.pack import Pack
 
-VERSION: Final = 1  # another one where the same files would be converted otherwise
+VERSION: Final = 2  # another one where the same files would be converted otherwise
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """What a file is known by without reading it; zeros where there is none."""
+class Seen:
+    """A file as it was, without reading it; None: there was none."""
 
     path: str
-    size: int
-    mtime_ns: int
-    inode: int
+    identity: Identity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,13 @@ class Record:
     """What became of a case: ``converted``, or the ``problem``.
 
     ``settings``: digest of all that it depends on but files. ``inputs``: as they were before they
-    were read. ``outputs``: the images by channel and the label map, relative to the folder.
+    were read. ``outputs``: the images by channel and the label map, relative to the folder; without
+    their ctime, which changes when they are linked into the data set.
     """
 
     settings: str
-    inputs: tuple[Identity, ...]
-    outputs: tuple[Identity, ...] = ()
+    inputs: tuple[Seen, ...]
+    outputs: tuple[Seen, ...] = ()
     converted: Converted | None = None
     problem: str | None = None
 
@@ -58,17 +60,21 @@ def settings_digest(case: Case, conversion: Conversion) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def inputs(case: Case) -> tuple[Identity, ...]:
+def inputs(case: Case) -> tuple[Seen, ...]:
     """The files that a case is made of, as they are now; of a pack's case the pack."""
     files = (case.archive,) if case.archive else case.files
-    return tuple(_identity(Path(file), name=file) for file in files)
+    return tuple(_seen(Path(file), name=file) for file in files)
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedFolder:
-    """``images``, ``labels`` and ``records`` below ``path``."""
+    """``images``, ``labels`` and ``records`` below ``path``.
+
+    ``seals``: the record of the source files' digests, which are compared as they are read.
+    """
 
     path: Path
+    seals: Path | None = None
 
     def create(self) -> None:
         """Make what is not there."""
@@ -98,15 +104,20 @@ class PreparedFolder:
         return record if there == record.outputs and _of_these_inputs(record, case) else None
 
     def prepare(self, case: Case, conversion: Conversion, *, drafts: Path) -> None:
-        """Convert one case and write its record; a BadCase becomes the record's problem."""
+        """Convert one case and write its record; a BadCase becomes the record's problem.
+
+        Raises DigestMismatch for files that are not those that were sealed, whatever is in them.
+        """
         record = Record(settings_digest(case, conversion), inputs(case))
         draft = drafts / case.id
         draft.mkdir()
         try:
             converted = _convert(case, conversion, draft)
         except BadCase as error:
+            self._refuse_others(case, _digests_now(case))  # before anybody may skip it
             record = replace(record, problem=error.message)
         else:
+            self._refuse_others(case, _digests_read(case, converted))
             record = replace(record, converted=converted, outputs=tuple(self._publish(draft)))
         shutil.rmtree(draft)
         atomic.write_text(self._record(case), encode(record))
@@ -114,22 +125,49 @@ class PreparedFolder:
     def _record(self, case: Case) -> Path:
         return self.path / "records" / f"{case.id}.json"
 
-    def _output(self, path: str) -> Identity:
-        return _identity(self.path / path, name=path)
+    def _refuse_others(self, case: Case, found: Mapping[str, str]) -> None:
+        if case.archive is None and self.seals is not None:  # a pack compares by itself
+            refuse_others(found, _sealed(self.seals), what="source file")
 
-    def _publish(self, draft: Path) -> Iterator[Identity]:
+    def _output(self, path: str) -> Seen:
+        seen = _seen(self.path / path, name=path)
+        unlinked = seen.identity and replace(seen.identity, ctime_ns=0)
+        return replace(seen, identity=unlinked)
+
+    def _publish(self, draft: Path) -> Iterator[Seen]:
         for name in ("images", "labels"):
             for file in sorted((draft / name).iterdir()):
                 file.replace(self.path / name / file.name)
                 yield self._output(f"{name}/{file.name}")
 
 
-def _identity(file: Path, *, name: str) -> Identity:
+def _seen(file: Path, *, name: str) -> Seen:
     try:
-        seen = file.stat()
+        return Seen(name, identity_of(file))
     except OSError:
-        return Identity(name, 0, 0, 0)
-    return Identity(name, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+        return Seen(name, None)
+
+
+def _digests_read(case: Case, converted: Converted) -> dict[str, str]:
+    """By path, of the files that were read: of a case that is left out not all."""
+    channels = zip((*case.images, *case.masks), converted.image_sha256, strict=False)
+    labels = zip((label.path for label in case.labels), converted.label_sha256, strict=True)
+    return dict((*channels, *labels))
+
+
+def _digests_now(case: Case) -> dict[str, str]:
+    """By path, of the files that are there."""
+    found = {}
+    for file in case.files:
+        with contextlib.suppress(OSError):
+            found[file] = sha256_file(Path(file))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _sealed(file: Path) -> Mapping[str, str]:
+    """Digests by path; read once in each process, since there may be many."""
+    return {sealed.path: sealed.sha256 for sealed in read_seals(file).files}
 
 
 def _of_these_inputs(record: Record, case: Case) -> bool:

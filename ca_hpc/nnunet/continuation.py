@@ -223,6 +223,10 @@ def _prepare(
             "parameters": sum(p.numel() for p in trainer.network.parameters()),
             "device": torch.cuda.get_device_name() if call.device == "cuda" else "cpu",
             "torch_threads": torch.get_num_threads(),
+            "workers": call.settings.workers,
+            # which of torch's kernels compute decides about the last bits
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "cudnn": torch.backends.cudnn.version() if call.device == "cuda" else None,
         }
     )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ca_hpc.errors import CaHpcError
+from ca_hpc.errors import CaHpcError, DigestMismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,19 @@ class Course:
         return cls(**{field.name: record[field.name] for field in fields(cls)})
 
     def must_equal(self, other: Course, *, place: Path) -> None:
-        """Raise CaHpcError, naming every difference, unless ``other`` (from ``place``) agrees."""
+        """Raise CaHpcError, naming every difference, unless ``other`` (from ``place``) agrees.
+
+        DigestMismatch, where plans or weights are not those that it began with.
+        """
         ours, theirs = asdict(self), asdict(other)
-        differing = [
-            f"  {name}: {theirs[name]} there, {ours[name]} asked for"
-            for name in ours
-            if ours[name] != theirs[name]
-        ]
+        differing = [name for name in ours if ours[name] != theirs[name]]
         if differing:
-            raise CaHpcError(
+            files = any(name.endswith("_sha256") for name in differing)
+            raise (DigestMismatch if files else CaHpcError)(
                 f"The training in {place} cannot be continued with other settings:\n"
-                + "\n".join(differing),
+                + "\n".join(
+                    f"  {name}: {theirs[name]} there, {ours[name]} asked for" for name in differing
+                ),
                 hint="Set them back, or submit a new run: the learning rate schedule and the "
                 "order of the batches depend on them.",
             )

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from ca_hpc.core.model import Command, Mount, Runtime
 
-# LD_LIBRARY_PATH stays: on module systems CUDA's driver libraries are found through it.
-PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "LD_LIBRARY_PATH")
+# LD_LIBRARY_PATH stays: on module systems CUDA's driver libraries are found through it. It is what
+# the profile's `setup` has made of it.
+PASSED = ("PATH", "USER", "LOGNAME", "LD_LIBRARY_PATH")
 
 
 def wrap(
@@ -20,6 +21,7 @@ def wrap(
     host_environment: Mapping[str, str],
     node_python: str | None = None,
 ) -> Command:
-    """The same argv; of the node's environment only ``PASSED``."""
+    """The same argv; of the node's environment only ``PASSED``, and a home of its own."""
     kept = {key: host_environment[key] for key in PASSED if key in host_environment}
-    return Command(command.argv, {**kept, "TMPDIR": work_folder, **command.environment})
+    own = {"HOME": f"{work_folder}/home", "TMPDIR": work_folder}
+    return Command(command.argv, {**kept, **own, **command.environment})

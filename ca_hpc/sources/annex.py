@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from ca_hpc.sources.git_command import ORIGIN, Git, last_words
 #: the remote that is another commit's clone in this store
 OLDER: Final = "older"
 _OBJECTS: Final = ".git/annex/objects/"
+# git-annex, "key format": backend (E: with an extension), size, digest
+_SHA256_KEY: Final = re.compile(r"SHA256E?-s\d+--([0-9a-f]{64})(?:\.|$)")
 _POINTER: Final = b"/annex/objects/"  # what an unlocked file holds until it is got
 _LFS: Final = b"version https://git-lfs"
 _MOST_IN_POINTER: Final = 1024
@@ -76,6 +79,16 @@ def get(folder: Path, names: Sequence[str], *, git: Git, say: Callable[[str], No
             hint="is the VPN on, the key loaded? git-annex needs a remote that has them; or make a "
             "pack on a machine that reaches them: ca-hpc data pack",
         )
+
+
+def key_sha256(file: Path) -> str | None:
+    """The digest that an annexed file is kept under; None for other files, and other keys.
+
+    git-annex has compared it when it got the contents.
+    """
+    real = Path(os.path.realpath(file))
+    found = _SHA256_KEY.match(real.name) if _OBJECTS in str(real) else None
+    return found[1] if found else None
 
 
 def _remotes(folder: Path, git: Git) -> str:

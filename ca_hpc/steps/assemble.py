@@ -28,6 +28,9 @@ from ca_hpc.steps.assembled import RECORD, assembled, is_assembled
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.steps.prepare import convert_missing
 from ca_hpc.store import atomic
+from ca_hpc.store.given import given_division
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import SEALS, seal, write_seals
 
 OWNER = "assemble"
 
@@ -54,7 +57,7 @@ def assemble(call: StepCall) -> None:
 def _assemble(call: StepCall) -> None:
     run, spec, data = call.run, call.run.spec, call.run.cases
     conversion = conversion_of(spec, data)
-    # usually nothing: files that were repaired since, or a shard's work that was lost
+    # usually nothing: of a shard whose work was lost
     convert_missing(call, data.cases, conversion, owner=OWNER)
     folder = PreparedFolder(run.prepared)
     records = {case.id: folder.record(case, conversion) for case in data.cases}
@@ -66,7 +69,7 @@ def _assemble(call: StepCall) -> None:
     if problems and (spec.prepare.on_error == "fail" or len(problems) == len(data.cases)):
         raise _unusable(spec, data, problems)
     used = [case for case in data.cases if case.id not in unused]
-    division = divide(used, spec.splits)
+    division = _divided(run, used)
     _check_test_sets(data, division)
     drafts = folder.drafts(OWNER, call.attempt.name)
     draft = drafts / data.dataset
@@ -86,11 +89,26 @@ def _assemble(call: StepCall) -> None:
     atomic.write_text(run.file("cases.tsv"), rows)
     atomic.write_text(run.file("splits.json"), _json(division.folds))
     atomic.write_text(run.file("test_sets.json"), _json(division.tests))
+    write_seals(run.file(SEALS), seal(run.path, ("splits.json", "test_sets.json")))
     made_of = assembled(run, (found[case.id].inputs for case in data.cases))
     atomic.write_text(run.file(RECORD), encode(made_of))
     draft.replace(target)
     for sentence in _told(spec, used, division, converted, skipped=unused):
         call.say(sentence)
+
+
+def _divided(run: RunFolder, used: Sequence[Case]) -> Division:
+    """As the run was given (a rerun), else as its job says. Raises CaHpcError."""
+    given = given_division(run)
+    if given is None:
+        return divide(used, run.spec.splits)
+    placed = {*_seen(given), *(case for cases in given.tests.values() for case in cases)}
+    if lost := sorted(placed - {case.id for case in used}):
+        raise CaHpcError(
+            f"{len(lost)} cases of the recorded splits cannot be used, first {lost[0]}",
+            hint="they could be, when the run was made that this is a rerun of: compare the files",
+        )
+    return given
 
 
 def _check_test_sets(data: Cases, division: Division) -> None:

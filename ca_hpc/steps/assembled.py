@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ca_hpc.core.codec import encode
-from ca_hpc.imaging.prepared import VERSION, Identity, inputs
+from ca_hpc.imaging.prepared import VERSION, Seen, inputs
 from ca_hpc.store.run_folder import RunFolder
 
 RECORD = "assembled.json"
@@ -20,7 +20,7 @@ class Assembled:
     made_of: str
 
 
-def assembled(run: RunFolder, files: Iterable[Iterable[Identity]]) -> Assembled:
+def assembled(run: RunFolder, files: Iterable[Iterable[Seen]]) -> Assembled:
     """What the data set of ``run`` is made of; ``files`` of each case, in the cases' order."""
     digest = hashlib.sha256(str(VERSION).encode())
     for name in ("spec.json", "cases.json"):

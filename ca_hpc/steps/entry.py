@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import traceback
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ca_hpc import processes
+from ca_hpc import __version__, processes
 from ca_hpc.core.codec import encode
 from ca_hpc.core.failures import TOLD_MARK, UNSAID_STATUS, Told
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images.record import DESCRIPTION
 from ca_hpc.store import atomic
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.software import installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = No
     call = StepCall(**{**given, "run": RunFolder(given["run"])})
     processes.end_with_parent()
     try:
+        _check_version(call)
+        _tell_software(call)
         status = step(call)
     except CaHpcError as error:
         hint = f"\nhint: {error.hint}" if error.hint else ""
@@ -69,6 +74,33 @@ def main(step: Callable[[StepCall], int | None], argv: Sequence[str] | None = No
         # the trace goes to the task's log for whoever mends it, the sentence to `status`
         sys.exit(_leave(call, Told.of(error), log=traceback.format_exc()))
     sys.exit(status or 0)
+
+
+def _check_version(call: StepCall) -> None:
+    """Refuse a run of another version of this package; what is made of it later may be newer."""
+    if not call.attempt.is_relative_to(call.run.file("tasks")):
+        return
+    submitted = call.run.pins.ca_hpc
+    if submitted != __version__:
+        raise CaHpcError(
+            f"the task runs with ca-hpc {__version__}, and the run was submitted with ca-hpc "
+            f"{submitted}",
+            hint=f"install ca-hpc {submitted} again where tasks run, or submit the job anew",
+        )
+
+
+def _tell_software(call: StepCall) -> None:
+    """``software.json``: what this attempt computes with."""
+    text = encode(installed(commit=_commit_of_image()))
+    _done(lambda: atomic.write_text(call.attempt / "software.json", text))
+
+
+def _commit_of_image() -> str | None:
+    """The commit of ca-hpc that the image says it holds; None without an image."""
+    with contextlib.suppress(OSError, ValueError):
+        told = json.loads(Path(DESCRIPTION).read_text(encoding="utf-8")).get("commit")
+        return str(told) if told else None
+    return None
 
 
 def _leave(call: StepCall, told: Told, *, log: str) -> int:

@@ -34,7 +34,7 @@ def convert_missing(
     call: StepCall, cases: Sequence[Case], conversion: Conversion, *, owner: str
 ) -> int:
     """Convert what has no record that still holds; how many these were. ``owner``: the task."""
-    folder = PreparedFolder(call.run.prepared)
+    folder = PreparedFolder(call.run.prepared, call.run.data_seals)
     folder.create()
     folder.clean_drafts(owner)
     missing = [case for case in cases if folder.record(case, conversion) is None]

@@ -24,11 +24,18 @@ from ca_hpc.nnunet.sizes import memory_gib, patch_and_batch
 from ca_hpc.steps.assembled import RECORD
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.steps.publication import publish
+from ca_hpc.store.given import given_plans
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import SEALS, seal, write_seals
 
 DRAFT = "preprocessed"  # in the attempt's folder
 ANISOTROPIC = 3  # nnU-Net's ANISO_THRESHOLD, which its trainer applies to the patch
 MODEL = "model"  # the patched plans, beside those that are named by their planner
+# what trainings read beside their plans
+PLANNED_WITH = ("dataset.json", "dataset_fingerprint.json", "splits_final.json")
+
+Kinds = Mapping[str, str]  # by arm: which plans it trains by
+Plans = Mapping[str, dict[str, Any]]  # by kind
 
 
 def preprocess(call: StepCall) -> None:
@@ -81,11 +88,7 @@ def _preprocess(call: StepCall, made_of: str) -> None:
     shutil.copyfile(run.file("splits.json"), folder / "splits_final.json")
     call.say(f"fingerprint of {dataset}")
     planning.fingerprint(dataset, processes=call.cpus)
-    kinds = {arm: _kind(setting, spec) for arm, setting in spec.arms.items()}
-    plans = {
-        kind: _patched(call, spec, run) if kind == MODEL else _planned(kind, spec, run)
-        for kind in sorted(set(kinds.values()))
-    }
+    kinds, plans = _given(call) or _made(call)
     by = share_preprocessed(list(plans.values()))
     for one in plans.values():
         planning.write_plans(one, folder)
@@ -96,9 +99,40 @@ def _preprocess(call: StepCall, made_of: str) -> None:
     _check_weights(
         call, spec, folder / "dataset.json", plans={arm: plans[kind] for arm, kind in kinds.items()}
     )
+    sealed = [*(f"{one['plans_name']}.json" for one in plans.values()), *PLANNED_WITH]
+    write_seals(folder / SEALS, seal(folder, sealed))
     (folder / RECORD).write_text(made_of)
     # before the data set is there: by this a later attempt sees that nothing is left to do
     run.write("arms.json", {arm: plans[kind]["plans_name"] for arm, kind in kinds.items()})
+
+
+def _made(call: StepCall) -> tuple[Kinds, Plans]:
+    """What the planners make of the data, patched for the model where an arm wants that."""
+    run, spec = call.run, call.run.spec
+    kinds = {arm: _kind(setting, spec) for arm, setting in spec.arms.items()}
+    return kinds, {
+        kind: _patched(call, spec, run) if kind == MODEL else _planned(kind, spec, run)
+        for kind in sorted(set(kinds.values()))
+    }
+
+
+def _given(call: StepCall) -> tuple[Kinds, Plans] | None:
+    """The plans of the run that this is a rerun of; None: they are to be made."""
+    given = given_plans(call.run)
+    if not given:
+        return None
+    raw = call.run.raw / call.run.cases.dataset / "dataset.json"
+    shutil.copyfile(raw, call.attempt / DRAFT / call.run.cases.dataset / raw.name)  # planners do
+    call.say("plans as recorded")
+    kinds = {arm: str(one["plans_name"]) for arm, one in given.items()}
+    # those first by whose name others' data go, as when they were made
+    ordered = sorted(given.values(), key=_lends_no_data)
+    return kinds, {str(one["plans_name"]): one for one in ordered}
+
+
+def _lends_no_data(plans: Mapping[str, Any]) -> bool:
+    identifier = plans["configurations"][CONFIGURATION]["data_identifier"]
+    return bool(identifier != f"{plans['plans_name']}_{CONFIGURATION}")
 
 
 def model_plans_name(model: Model) -> str:

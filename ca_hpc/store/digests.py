@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final
 
+from ca_hpc.core.codec import decode, encode
+from ca_hpc.core.sealed import Identity, Sealed, Seals
 from ca_hpc.store import atomic
 
 _CHUNK: Final = 1 << 20
-
-
-class _Entry(TypedDict):
-    identity: dict[str, int]
-    sha256: str
 
 
 def sha256_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
@@ -51,55 +47,65 @@ def copy_hashing(source: Path, target: Path, *, stopping: Callable[[], bool]) ->
 
 
 def cached_sha256(path: Path, *, cache: Path) -> str:
-    """:func:`sha256_file`, remembered in the JSON file ``cache``.
+    """:func:`sha256_file`, remembered in the file ``cache``; see :class:`DigestCache`.
 
-    An entry holds as long as size, mtime, ctime, inode and device are the same. ctime is what
-    a user cannot set back, so a byte changed behind a restored mtime is still seen. A cache
-    that cannot be read or written costs time, never the answer. Raises OSError for ``path``.
+    Raises OSError for ``path``.
     """
-    identity = _identity(path)
-    # two nodes see a network file system under different device numbers
-    place = f"{identity['device']}:{path.resolve()}"
-    entries = _entries(cache)
-    known = entries.get(place)
-    if known is not None and known["identity"] == identity:
-        return known["sha256"]
-    digest = sha256_file(path)
-    # what changed while it was read has no digest worth keeping
-    if _identity(path) == identity:
-        _remember(cache, entries | {place: _Entry(identity=identity, sha256=digest)})
-    return digest
+    digests = DigestCache(cache)
+    found = digests.sealed(path).sha256
+    digests.save()
+    return found
 
 
-def _identity(path: Path) -> dict[str, int]:
+class DigestCache:
+    """What files hold, by path and identity: a JSON file, read once and written by ``save``.
+
+    An entry holds as long as size, mtime, ctime and inode are the same. ctime is what a user cannot
+    set back, so a byte changed behind a restored mtime is still seen. A cache that cannot be read
+    or written costs time, never the answer. Threads may share one.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known = _read(file)
+        self._new: dict[str, Sealed] = {}
+
+    def knows(self, path: Path) -> bool:
+        """Whether the file need not be read. Raises OSError."""
+        known = self._known.get(str(path.absolute()))
+        return known is not None and known.identity == identity_of(path)
+
+    def sealed(self, path: Path, *, digest: Callable[[Path], str] = sha256_file) -> Sealed:
+        """The file as it is now; ``digest`` reads it if nothing is known. Raises OSError."""
+        identity, place = identity_of(path), str(path.absolute())
+        known = self._known.get(place)
+        if known is not None and known.identity == identity:
+            return known
+        found = Sealed(place, digest(path), identity)
+        # what changed while it was read has no digest worth keeping
+        if identity_of(path) == identity:
+            self._known[place] = self._new[place] = found
+        return found
+
+    def save(self) -> None:
+        """Write what is new beside what others have written since; of two writers the last wins."""
+        if not self._new:
+            return
+        entries = {**_read(self._file), **self._new}
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(self._file, encode(Seals(tuple(entries.values()))))
+        self._new = {}
+
+
+def identity_of(path: Path) -> Identity:
+    """What a file is known by without reading it, links followed. Raises OSError."""
     seen = path.stat()
-    return {
-        "size": seen.st_size,
-        "mtime_ns": seen.st_mtime_ns,
-        "ctime_ns": seen.st_ctime_ns,
-        "inode": seen.st_ino,
-        "device": seen.st_dev,
-    }
+    return Identity(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
 
 
-def _entries(cache: Path) -> dict[str, _Entry]:
+def _read(cache: Path) -> dict[str, Sealed]:
     try:
-        found = json.loads(cache.read_bytes())
+        return {each.path: each for each in decode(Seals, cache.read_text()).files}
     except (OSError, ValueError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    return {
-        place: _Entry(identity=entry["identity"], sha256=entry["sha256"])
-        for place, entry in found.items()
-        if isinstance(entry, dict)
-        and isinstance(entry.get("sha256"), str)
-        and isinstance(entry.get("identity"), dict)
-    }
-
-
-def _remember(cache: Path, entries: dict[str, _Entry]) -> None:
-    """Replace the cache in one step. Of two writers the last wins, which loses time only."""
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(cache, json.dumps(entries, indent=1))

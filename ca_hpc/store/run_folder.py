@@ -320,6 +320,18 @@ class RunFolder:
         """Case ids by test set, which training never sees."""
         return self._read(dict[str, tuple[str, ...]], "test_sets.json")
 
+    # --- what must not change -------------------------------------------------------------
+
+    @property
+    def data_seals(self) -> Path:
+        """Digests of all source files, taken at submission."""
+        return self.file("data.json")
+
+    @property
+    def digests(self) -> Path:
+        """A cache: digests of files by what they are known by without reading them."""
+        return self.file("digests.json")
+
     # --- nnU-Net ---------------------------------------------------------------------------
 
     @property

@@ -22,12 +22,14 @@ from ca_hpc.store.lock import held
 from ca_hpc.transfers.partial_file import Part, shown
 
 if TYPE_CHECKING:
-    from requests import RequestException, Response, Session
+    from requests import PreparedRequest, RequestException, Response, Session
 
 __all__ = ["ELSEWHERE", "Patience", "fetch", "shown"]
 
 #: told the bytes that are there and, where the server says so, how many there will be
 Progress: TypeAlias = Callable[[int, "int | None"], None]
+#: puts what a server asks for into a request that is for this server, as ``auth`` in requests
+Auth: TypeAlias = "Callable[[PreparedRequest], PreparedRequest]"
 
 ELSEWHERE: Final = (
     "download it with a browser or on another machine, copy it here, then: ca-hpc weights add FILE"
@@ -66,6 +68,7 @@ def fetch(
     *,
     progress: Progress,
     expected_sha256: str | None = None,
+    auth: Auth | None = None,
     waiting: Callable[[], None] = lambda: None,
     patience: Patience = PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
@@ -75,8 +78,9 @@ def fetch(
     Proxies and certificates come from the environment (``HTTPS_PROXY``, ``NO_PROXY``,
     ``REQUESTS_CA_BUNDLE``). A download that broke off leaves ``NAME.part``, from which the next
     call goes on, in this process or another. One process at a time writes a file; ``waiting`` is
-    called when another one does. Raises CaHpcError, and DigestMismatch where the file is not the
-    expected one; then it is removed.
+    called when another one does. ``auth`` is for servers that ask for a login; without it
+    ``~/.netrc`` is asked. Raises CaHpcError, and DigestMismatch where the file is not the expected
+    one; then it is removed.
     """
     _check_address(url)
     into.mkdir(parents=True, exist_ok=True)
@@ -86,7 +90,7 @@ def fetch(
         there = into / name  # fetched before, or by the process that was waited for
         if expected_sha256 and there.is_file() and sha256_file(there) == expected_sha256:
             return there
-        given = _download(part, progress=progress, patience=patience, sleep=sleep)
+        given = _download(part, auth=auth, progress=progress, patience=patience, sleep=sleep)
         if expected_sha256 is not None and (found := sha256_file(part.file)) != expected_sha256:
             part.remove()
             raise DigestMismatch(
@@ -116,13 +120,19 @@ def _check_address(url: str) -> None:
 
 
 def _download(
-    part: Part, *, progress: Progress, patience: Patience, sleep: Callable[[float], None]
+    part: Part,
+    *,
+    auth: Auth | None,
+    progress: Progress,
+    patience: Patience,
+    sleep: Callable[[float], None],
 ) -> str | None:
     """Complete ``part``. Returns the file's name where the server gives one."""
     import requests
 
     failures, furthest = 0, part.size
     with requests.Session() as session:
+        session.auth = auth
         while True:
             try:
                 return _try(session, part, progress=progress, patience=patience)

@@ -15,6 +15,7 @@ from ca_hpc.attempts.history import gpu_hours
 from ca_hpc.attempts.verdicts import STATES, interrupted, judge
 from ca_hpc.core.environment import share
 from ca_hpc.core.failures import Verdict
+from ca_hpc.core.gpu_fit import require_fit
 from ca_hpc.core.model import (
     INTERRUPTED_STATUS,
     SIGNAL_LEAD_S,
@@ -33,9 +34,11 @@ from ca_hpc.errors import CaHpcError, ExitCode
 from ca_hpc.runtimes.apptainer import MOUNT_RECORD
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.worker.command import Place, started_command
+from ca_hpc.worker.machine import Hardware, uses_cuda
 from ca_hpc.worker.node import Node
 from ca_hpc.worker.running import STOP_SIGNAL, Running, Stop
 from ca_hpc.worker.staging import Staged
+from ca_hpc.worker.unchanged import refuse_changes
 
 # SLURM's warning comes up to a minute before its lead; with more time left it was not for the limit
 NEAR_S: Final = SIGNAL_LEAD_S + 80
@@ -46,7 +49,8 @@ class Setting:
     """What all attempts of an element on this node have in common.
 
     ``submission``: None for a run's first. ``ends_at_s``: when steps must have ended, as a Unix
-    time; None: nobody ends them.
+    time; None: nobody ends them. ``hardware``: what the node is made of, None where nothing is to
+    run on it.
     """
 
     run: RunFolder
@@ -57,6 +61,7 @@ class Setting:
     staged: Staged
     submission: Submission | None
     ends_at_s: int | None
+    hardware: Hardware | None = None
 
     @property
     def number(self) -> int:
@@ -96,6 +101,7 @@ def attempt(task: Task, setting: Setting, *, slot: int) -> Result:
         submission=setting.number,
         gpus=setting.stage.resources.gpus / setting.element.slots,
         memory_mib=setting.memory_mib,
+        machine=setting.hardware.machine if setting.hardware else None,
     )
     mount = None
     try:
@@ -170,7 +176,8 @@ def _execute(
     run, running = setting.run, setting.running
     if setting.stage.resources.gpus and (over := over_budget(run, setting.node)) is not None:
         return int(ExitCode.TASK_FAILED), over, None
-    _check_image(setting)
+    refuse_changes(run, setting.stage.name, setting.staged)
+    _check_gpus(setting)
     killed = oom_kills()
     with tempfile.TemporaryDirectory(
         prefix="ca-hpc-",
@@ -182,6 +189,7 @@ def _execute(
         child = processes.start(
             command.argv,
             env=command.environment,
+            cwd=Path(work_folder),  # where the worker stands is the site's to say, or its user's
             log=folder / "log.txt",
             own_session=True,
             end_with_us=STOP_SIGNAL,
@@ -228,13 +236,17 @@ def _why_interrupted(task: str, setting: Setting) -> Verdict:
             return interrupted(Failure.TIME if near else Failure.PREEMPTED)
 
 
-def _check_image(setting: Setting) -> None:
-    pin = setting.run.workflow.runtime.image
-    if pin is None or setting.staged.image is not None:  # a copy was hashed as it was made
-        return
-    from ca_hpc.images.record import verify_image
+def _check_gpus(setting: Setting) -> None:
+    """Refuse a GPU or driver that the image's CUDA cannot use: torch says so late, or not at all.
 
-    verify_image(Path(pin.path), pin.sha256, cache=setting.run.file("image.digest.json"))
+    Without an image nobody has written down beforehand what there is.
+    """
+    if setting.hardware is None or not uses_cuda(setting.stage.resources):
+        return
+    image = setting.run.pins.image
+    if image is not None:
+        for device in setting.hardware.devices:
+            require_fit(device.gpu, capability=device.capability, versions=image.versions)
 
 
 def _gpus(setting: Setting, *, slot: int) -> str | None:

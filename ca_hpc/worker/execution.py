@@ -16,6 +16,7 @@ from ca_hpc.core.record import Result, Submission, tasks_of
 from ca_hpc.errors import CaHpcError
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.worker.attempt import Setting, attempt, give_up, over_budget
+from ca_hpc.worker.machine import look
 from ca_hpc.worker.node import Node
 from ca_hpc.worker.running import Running, Stop
 from ca_hpc.worker.staging import stage_in
@@ -75,11 +76,13 @@ class Execution:
         waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in self._of_submission(element):
             waiting.put(task)
+        wanted = not waiting.empty()
+        hardware = look(self._node, stage.resources) if wanted else None
         with stage_in(
             self._run,
             stage,
             node=self._node,
-            wanted=not waiting.empty(),
+            wanted=wanted,
             stopping=lambda: self._running.stopping,
         ) as staged:
             setting = Setting(
@@ -91,6 +94,7 @@ class Execution:
                 staged=staged,
                 submission=self._submission,
                 ends_at_s=self._ends_at_s,
+                hardware=hardware,
             )
             results = self._in_slots(waiting, setting)
         return tuple(Outcome(result.task, result, self._is_newest(result)) for result in results)

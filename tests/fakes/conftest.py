@@ -27,6 +27,7 @@ with (folder / "calls.jsonl").open("a") as stream:
     marks = ("SLURM", "SBATCH", "SQUEUE", "SACCT", "SCANCEL", "SCONTROL")
     seen = {{key: value for key, value in os.environ.items() if key.startswith(marks)}}
     note = {{"program": name, "arguments": sys.argv[1:], "script": text, "environment": seen}}
+    note["all"] = dict(os.environ)
     stream.write(json.dumps(note) + "\\n")
 answers = json.loads((folder / "answers.json").read_text()).get(name, [])
 count = sum(json.loads(l)["program"] == name for l in (folder / "calls.jsonl").open())

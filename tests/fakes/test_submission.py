@@ -17,7 +17,9 @@ from ca_hpc.continuation.call import ElementCall
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.record import Result
 from ca_hpc.errors import ExitCode, SchedulerUnreachable
+from ca_hpc.store.digests import DigestCache, sha256_file
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import read_seals
 from tests.fakes.conftest import FakeSlurm, job_ids
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -61,6 +63,38 @@ def test_variables_of_slurm_in_the_shell_change_no_question_and_no_job(
     assert {call["program"] for call in slurm.calls} >= {"sbatch", "squeue", "scancel"}
     for call in slurm.calls:
         assert call["environment"] == {"SLURM_CONF": "/etc/slurm/slurm.conf"}, call["program"]
+
+
+def test_a_job_gets_the_named_variables_of_the_shell_and_no_other(
+    slurm: FakeSlurm, host: Host, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meant = {"HOME": "/home/me", "MODULEPATH": "/modules", "KRB5CCNAME": "/tmp/krb"}
+    meant |= {"SLURM_CONF": "/etc/slurm/slurm.conf"}
+    monkeypatch.delenv("USER", raising=False)
+    hostile = ("PYTHONPATH", "LD_LIBRARY_PATH", "APPTAINER_BIND", "BASH_ENV", "nnUNet_results")
+    for name, text in {**meant, **dict.fromkeys(hostile, "/evil"), "SECRET": "x"}.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.delenv("LOGNAME", raising=False)
+    submitted(job_file, host)
+    for call in slurm.called("sbatch"):
+        # Python's own, of the fake (PEP 538)
+        got = {name: text for name, text in call["all"].items() if name != "LC_CTYPE"}
+        assert got == {**meant, "PATH": str(slurm.folder / "bin")}
+        assert "#SBATCH --export=ALL\n" in call["script"]
+
+
+def test_every_source_file_is_sealed_and_read_once(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    first, second = submitted(job_file, host), submitted(job_file, host)
+    files = {file for case in first.cases.cases for file in case.files}
+    sealed = {each.path: each for each in read_seals(first.data_seals).files}
+    assert set(sealed) == files
+    for file, each in sealed.items():
+        assert each.sha256 == sha256_file(Path(file))
+    cache = DigestCache(host.cache / "digests.json")
+    assert all(cache.knows(Path(file)) for file in files)
+    assert first.data_seals.read_text() == second.data_seals.read_text()
 
 
 def test_the_dry_run_shows_what_sbatch_then_gets(

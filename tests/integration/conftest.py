@@ -171,6 +171,8 @@ def image(apptainer: str, weights: Path) -> Path:
     log.write_text(done.stdout + done.stderr)
     if done.returncode:
         pytest.fail(f"image build: exit status {done.returncode}, see {log}\n{done.stderr[-3000:]}")
+    for file in (sif, Path(f"{sif}.json")):  # built by root, for root and its group
+        file.chmod(0o644)
     return sif
 
 

@@ -224,7 +224,7 @@ FAULTS = (
         "missing bind", "access", "extra", take_bind, give_bind, fold=LATE,
         profile={"apptainer": {"binds": ["extra"]}},
     ),
-    Fault("corrupt image", "image", r"image\.sif", cut_image, restore_image, fold=LATE),
+    Fault("corrupt image", "changed", r"image\.sif", cut_image, restore_image, fold=LATE),
     Fault(
         "wrong GPU", "gpu", "torch sees none", nothing, mendable=False, folds=(EARLY,),
         profile={"gpus": {"fake": {

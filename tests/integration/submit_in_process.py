@@ -18,7 +18,8 @@ from pathlib import Path
 from kills import killed  # a copy beside this file
 
 from ca_hpc.actions import prepare
-from ca_hpc.actions.submit import private_umask, submit
+from ca_hpc.actions.submit import submit
+from ca_hpc.cli import private_umask
 
 
 def call() -> None:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from ca_hpc.core.data_spec import Folds
-from ca_hpc.core.record import Pins
 from ca_hpc.core.spec import Arm
 from ca_hpc.store.run_folder import RunFolder
 from tests.local_runs import shell_environment, until
@@ -22,7 +21,6 @@ def assembled(folder: Path) -> RunFolder:
     ]
     arms = {"scratch": Arm(weights="random", plans="planner")}
     run = run_of(folder / "small", cases, splits=Folds(2), arms=arms)
-    run.write("pins.json", Pins(ca_hpc="0", token="t", created="2026", weights=None))
     make(run)
     return run
 

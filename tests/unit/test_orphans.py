@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from ca_hpc import __version__
 from ca_hpc.core import door
-from ca_hpc.core.record import Case, Cases, LabelFile
+from ca_hpc.core.record import Case, Cases, LabelFile, Pins
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder
@@ -70,6 +71,7 @@ def test_a_prepare_that_is_killed_leaves_no_converter_behind(tmp_path: Path) -> 
     run = RunFolder.create(tmp_path, "neck")
     run.write_spec("spec.json", door.read(JobSpec, SPEC, file="job.yaml"))
     run.write("cases.json", Cases("Dataset501_neck", {"cord": 1}, tuple(cases)))
+    run.write("pins.json", Pins(__version__, token="t", created="2026", weights=None))
     _, attempt = run.new_attempt("prepare", job="local", restart=0)
     argv = (sys.executable, "-I", "-m", "ca_hpc.steps.prepare", "--run", str(run.path))
     step = subprocess.Popen((*argv, "--attempt", str(attempt), "--cpus", "2"))

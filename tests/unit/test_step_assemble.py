@@ -20,8 +20,10 @@ from ca_hpc.imaging.orientation import to_orientation
 from ca_hpc.sources.pack import packed_cases
 from ca_hpc.steps.assemble import assemble
 from ca_hpc.steps.prepare import prepare
+from ca_hpc.store.digests import identity_of, sha256_file
 from ca_hpc.store.pack_writer import write_pack
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import read_seals
 from tests.prepare_runs import (
     DATASET,
     call,
@@ -352,3 +354,15 @@ def test_an_image_with_a_negative_zero_is_the_same_image(tmp_path: Path, cases: 
     doubles = [case("y", [str(file)], label), case("z", [str(other)], label)]
     with pytest.raises(CaHpcError, match="holds the same image as"):
         make(small(tmp_path, [*cases, *doubles]))
+
+
+def test_splits_and_test_sets_are_sealed_with_the_data_set(
+    tmp_path: Path, cases: list[Case]
+) -> None:
+    run = small(tmp_path, cases)
+    make(run)
+    sealed = {each.path: each for each in read_seals(run.file("sealed.json")).files}
+    assert set(sealed) == {"splits.json", "test_sets.json"}
+    for name, each in sealed.items():
+        assert each.sha256 == sha256_file(run.file(name))
+        assert each.identity == identity_of(run.file(name))

@@ -12,11 +12,14 @@ import pytest
 
 from ca_hpc.core.data_spec import Crop, Prepare
 from ca_hpc.core.record import Case
-from ca_hpc.errors import CaHpcError
+from ca_hpc.core.sealed import Seals
+from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.imaging.conversion import conversion_of
 from ca_hpc.imaging.prepared import PreparedFolder, Record
 from ca_hpc.steps.prepare import prepare, shard_of
+from ca_hpc.store.digests import DigestCache, sha256_file
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import write_seals
 from tests.prepare_runs import call, image, make, pair, run_of, save
 
 
@@ -185,3 +188,65 @@ def test_a_full_disk_is_no_problem_of_the_case(
     assert done(run) == set()
     prepare(call(run))
     assert len(done(run)) == 4
+
+
+# --- files that are not those that were submitted ------------------------------------------------
+
+
+def sealed(run: RunFolder) -> None:
+    """As a submission does."""
+    cache = DigestCache(run.digests)
+    files = [Path(file) for case in run.cases.cases for file in case.files]
+    write_seals(run.data_seals, Seals(tuple(map(cache.sealed, files))))
+
+
+def flip(file: Path, *, at: int) -> None:
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    with file.open("r+b") as stream:
+        stream.write(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("part", "at"),
+    [("image", 4), ("image", -300), ("label", 4), ("image", -6)],
+    ids=["the time in the header of gzip", "voxels", "of a label", "the checksum of gzip"],
+)
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_flipped_byte_is_refused_and_no_bad_case_that_may_be_skipped(
+    tmp_path: Path, cases: list[Case], part: str, at: int, cpus: int
+) -> None:
+    run = run_of(tmp_path / "strict", cases, prepare=Prepare(on_error="skip"))
+    sealed(run)
+    file = Path(cases[2].images[0] if part == "image" else cases[2].labels[0].path)
+    before = sha256_file(file)
+    flip(file, at=at)
+    with pytest.raises(DigestMismatch) as refused:
+        prepare(call(run, cpus=cpus))
+    told = f"source file {file} is sha256:{sha256_file(file)}, recorded is sha256:{before}"
+    assert refused.value.message == told
+    assert "sub-2" not in done(run)
+
+
+def test_a_byte_that_is_flipped_after_its_conversion_is_seen_when_it_is_taken_up(
+    run: RunFolder, cases: list[Case]
+) -> None:
+    sealed(run)
+    prepare(call(run))
+    flip(Path(cases[1].images[0]), at=4)
+    with pytest.raises(DigestMismatch, match=cases[1].images[0]):
+        prepare(call(run))
+
+
+def test_files_that_were_bad_when_they_were_submitted_are_bad_cases(
+    run: RunFolder, cases: list[Case]
+) -> None:
+    save(np.zeros_like(image(0)), file := Path(cases[2].images[0]))
+    Path(cases[3].images[0]).write_bytes(b"no image")
+    sealed(run)
+    prepare(call(run))
+    told = {name: record.problem for name, record in records(run).items() if record is not None}
+    assert told["sub-2"] == f"{file}: every voxel is 0"
+    assert "cannot be read" in str(told["sub-3"])

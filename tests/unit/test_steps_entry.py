@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ca_hpc import processes
+from ca_hpc import __version__, processes
 from ca_hpc.attempts.evidence import told
-from ca_hpc.core.failures import UNSAID_STATUS, Told
+from ca_hpc.core.codec import decode
+from ca_hpc.core.failures import UNSAID_STATUS, Evidence, Told, diagnose
+from ca_hpc.core.record import Pins
+from ca_hpc.core.rules import Failure
+from ca_hpc.core.run_record import Software
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.store.progress import read_events
+from ca_hpc.store.run_folder import RunFolder
 
 Step = Callable[[StepCall], int | None]
 
@@ -25,6 +31,7 @@ Step = Callable[[StepCall], int | None]
 def attempt(tmp_path: Path) -> Path:
     folder = tmp_path / "tasks" / "t" / "attempts" / "0001-local-r0"
     folder.mkdir(parents=True)
+    RunFolder(tmp_path).write("pins.json", Pins(__version__, "token", "", weights=None))
     return folder
 
 
@@ -50,6 +57,31 @@ def test_what_a_step_returns_is_its_exit_status(
 ) -> None:
     assert status(lambda call: returned, tmp_path, attempt) == code
     assert not (attempt / "error.json").exists()
+
+
+def test_an_attempt_tells_what_it_computes_with(tmp_path: Path, attempt: Path) -> None:
+    assert status(lambda call: None, tmp_path, attempt) == 0
+    told = decode(Software, (attempt / "software.json").read_text())
+    assert told.versions["ca-hpc"] == __version__
+    assert told.versions["python"] == platform.python_version()
+    assert told.versions["numpy"] == np.__version__
+
+
+def test_a_run_of_another_version_is_refused_before_the_step(tmp_path: Path, attempt: Path) -> None:
+    RunFolder(tmp_path).write("pins.json", Pins("0.0.9", "token", "", weights=None))
+    seen: list[StepCall] = []
+    assert status(seen.append, tmp_path, attempt) == 2
+    assert not seen
+    said = told(attempt)
+    assert said is not None and "submitted with ca-hpc 0.0.9" in said.message
+    assert diagnose(Evidence(exit_status=2, told=said)).failure is Failure.IMAGE
+
+
+def test_an_export_of_an_older_run_is_none_of_its_tasks(tmp_path: Path, attempt: Path) -> None:
+    RunFolder(tmp_path).write("pins.json", Pins("0.0.9", "token", "", weights=None))
+    export = tmp_path / "exports" / ".making-1"
+    export.mkdir(parents=True)
+    assert status(lambda call: None, tmp_path, export) == 0
 
 
 def test_a_problem_of_the_user_is_left_with_its_hint_and_code(

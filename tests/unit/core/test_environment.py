@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca_hpc.core.environment import share, task_environment
+from ca_hpc.core.environment import job_environment, share, task_environment, visible_gpus
 
 gpus = st.lists(st.integers(0, 99).map(str), unique=True, max_size=8).map(tuple)
 slots = st.integers(1, 12)
@@ -53,3 +54,25 @@ def test_caches_lie_in_the_work_folder() -> None:
 def test_a_site_that_confines_jobs_to_unnamed_gpus_keeps_its_choice() -> None:
     found = task_environment(threads=1, cpus=1, work_folder="/w", visible_gpus=None)
     assert "CUDA_VISIBLE_DEVICES" not in found
+
+
+def test_a_task_has_one_locale_and_one_time_zone_everywhere() -> None:
+    found = task_environment(threads=1, cpus=1, work_folder="/w", visible_gpus=None)
+    assert (found["LC_ALL"], found["TZ"]) == ("C.UTF-8", "UTC")
+
+
+def test_a_job_gets_what_is_named_and_there() -> None:
+    shell = {"HOME": "/home/me", "PYTHONPATH": "/evil", "EMPTY": ""}
+    names = ("HOME", "EMPTY", "MODULEPATH")
+    assert job_environment(shell, names=names) == {"HOME": "/home/me", "EMPTY": ""}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [(None, ("0", "1")), ("3,5,7", ("3", "5")), ("7", ("7",)), ("", ()), ("GPU-ab", ("GPU-ab",))],
+)
+def test_on_a_shared_machine_a_user_has_the_gpus_that_he_chose(
+    chosen: str | None, found: tuple[str, ...]
+) -> None:
+    shell = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
+    assert visible_gpus(shell, count=2) == found

@@ -138,10 +138,10 @@ def test_what_a_site_wants_is_in_every_stage() -> None:
         assert "qos" not in one.sbatch
 
 
-def test_only_named_variables_of_the_login_shell_go_to_the_job() -> None:
-    assert stage("train").sbatch["export"] == "HOME,USER,LOGNAME,PATH,MODULEPATH,BASH_ENV"
-    assert stage("train", "", "environment: [PATH]\n").sbatch["export"] == "PATH"
-    assert stage("train", "", "environment: []\n").sbatch["export"] == "NIL"
+def test_a_job_gets_what_sbatch_has_and_limits_of_its_node() -> None:
+    found = stage("train", "", "environment: [PATH]\n").sbatch
+    # with names the node would ask a login shell for the rest
+    assert (found["export"], found["propagate"]) == ("ALL", "NONE")
 
 
 # --- GPUs --------------------------------------------------------------------------------------

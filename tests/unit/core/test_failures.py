@@ -242,8 +242,8 @@ def test_an_error_that_hides_why_is_known_by_the_errno_behind_it(
     ("error", "failure"),
     [
         (CaHpcError("Fold 9 is not in the splits.", hint="0 to 4"), F.INPUT),
-        (DigestMismatch("the weights are not those that were recorded"), F.INPUT),
-        (DigestMismatch("image /a.sif is sha256:0, recorded is sha256:1"), F.IMAGE),
+        (DigestMismatch("the weights are not those that were recorded"), F.CHANGED),
+        (DigestMismatch("image /a.sif is sha256:0, recorded is sha256:1"), F.CHANGED),
         (CaHpcError("image /a.sif cannot be read: Permission denied", hint="check"), F.IMAGE),
         (CaHpcError("image /a.sif does not exist"), F.IMAGE),
         (CaHpcError("/a.sif is not a SIF"), F.IMAGE),

@@ -1,20 +1,22 @@
-"""What goes into an image: mirror, Python packages, the package itself, recipes."""
+"""What goes into an image: mirror, pinned packages, the package itself, recipes."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import zipfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ca_hpc import __version__, processes
+from ca_hpc import __version__
 from ca_hpc.errors import CaHpcError
 from ca_hpc.images import recipes
 from ca_hpc.images.debian import host_mirror, main_archive
 from ca_hpc.images.package_wheel import pack_wheel
-from ca_hpc.images.python_wheels import fetch_wheels
+from ca_hpc.images.pins import Pin, canonical, read_pins
 from ca_hpc.store.shipped import shipped
 
 REPOSITORY = Path(__file__).parents[3]
@@ -51,25 +53,6 @@ def test_only_files_that_apt_reads_count(tmp_path: Path) -> None:
     assert host_mirror(tmp_path) == "http://new.invalid/debian"
 
 
-def test_pip_takes_wheels_for_the_images_python_from_a_folder(tmp_path: Path) -> None:
-    source, into = tmp_path / "my wheels", tmp_path / "into"
-    source.mkdir()
-    into.mkdir()
-    wheel = pack_wheel(source)
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_text(f"ca-hpc=={__version__}\n")
-    fetch_wheels(requirements, into=into, source=source, run=processes.run)
-    assert (into / wheel.name).read_bytes() == wheel.read_bytes()
-
-
-def test_a_package_that_pip_cannot_find_is_named(tmp_path: Path) -> None:
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_text("torch==0.0.1+cpu\n")
-    with pytest.raises(CaHpcError, match=re.escape("torch==0.0.1+cpu")) as raised:
-        fetch_wheels(requirements, into=tmp_path, source=tmp_path, run=processes.run)
-    assert "CPU build" in str(raised.value.hint)
-
-
 def test_equal_code_gives_an_equal_wheel_with_a_true_record(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     wheel = pack_wheel(tmp_path)
@@ -80,6 +63,7 @@ def test_equal_code_gives_an_equal_wheel_with_a_true_record(tmp_path: Path) -> N
     assert [row.split(",")[0] for row in record] == names
     assert "ca_hpc/_shipped/containers/base.def" in names
     assert not [name for name in names if "__pycache__" in name]
+    assert f"ca_hpc-{__version__}.dist-info/licenses/LICENSE" in names
 
 
 def test_the_wheel_holds_the_code_that_runs(tmp_path: Path) -> None:
@@ -94,31 +78,39 @@ def test_a_file_that_is_not_shipped_is_an_error() -> None:
         shipped("containers", "no.def")
 
 
-def test_the_lock_names_the_recipes_and_packages_of_this_commit() -> None:
-    """If it does not: python -m ca_hpc.images.recipes > containers/images.lock.yaml"""
-    assert shipped("containers", "images.lock.yaml").read_text() == recipes.lock()
-
-
-def test_every_package_is_pinned_once() -> None:
+def test_every_package_is_pinned_once_with_the_hash_of_its_file() -> None:
     for variant in ("cpu", "cuda"):
-        names = [re.split("={2,3}", pin)[0] for pin in recipes.base(variant).pins]
-        assert len(names) == len(set(names)) > 80
-        assert {"torch", "torchvision", "nnunetv2", "pip"} <= set(names)
+        pins = recipes.base(variant).pins
+        assert len({canonical(pin.name) for pin in pins}) == len(pins) > 80
+        assert {"torch", "torchvision", "nnunetv2", "pip"} <= {pin.name for pin in pins}
+        assert not [pin.requirement for pin in pins if pin.sha256 is None]
+
+
+def test_what_writes_the_bill_of_materials_is_pinned_too() -> None:
+    tools = recipes.base("cpu").tools
+    assert tools is not None
+    assert {pin.name for pin in read_pins(tools)} >= {"cyclonedx-python-lib", "python-debian"}
+    assert all(pin.sha256 for pin in read_pins(tools))
+
+
+def test_a_recipe_includes_those_that_it_builds_on() -> None:
+    before = recipes.base("cpu")
+    assert before.below == recipes.debian("cpu")
+    other = replace(before, below=recipes.debian("cuda"))
+    assert other.sha256 != before.sha256
 
 
 def test_image_and_demo_hold_the_same_versions() -> None:
-    def pins(text: str) -> dict[str, str]:
-        found = re.findall(r"^([\w.-]+)={2,3}([^+\s]+)", text, re.MULTILINE)
-        return {re.sub("[-_.]+", "-", name).lower(): version for name, version in found}
+    def versions(pins: Iterable[Pin]) -> dict[str, str]:
+        return {canonical(pin.name): pin.version.partition("+")[0] for pin in pins}
 
-    image = pins("\n".join(recipes.base("cpu").pins))
-    files = [REPOSITORY / "requirements" / name for name in ("host.txt", "runtime.txt")]
-    demo = pins("\n".join(file.read_text() for file in files))
+    image = versions(recipes.base("cpu").pins)
+    demo = versions(read_pins(REPOSITORY / "requirements/runtime.txt"))
     assert image | demo == demo | image
     assert demo.keys() <= image.keys()
 
 
-@pytest.mark.parametrize("name", ["base.def", "ca-hpc.def"])
+@pytest.mark.parametrize("name", ["debian.def", "base.def", "ca-hpc.def"])
 def test_a_recipe_never_cleans_a_folder_of_the_host(name: str) -> None:
     """Apptainer binds these into a build, on the same file system even: -xdev is no help."""
     commands = shipped("containers", name).read_text().replace("\\\n", " ").splitlines()

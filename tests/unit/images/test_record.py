@@ -1,6 +1,7 @@
 """Images: what is known about one, whether it is the recorded one, and building.
 
 Apptainer is a tiny program on a PATH of its own; ``tests/integration`` builds with the real one.
+Its images are SIFs whose file system is what they say about themselves.
 """
 
 from __future__ import annotations
@@ -23,15 +24,22 @@ from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
 from ca_hpc.images.apptainer_build import build_argv
 from ca_hpc.images.build import BuildRequest, BuiltImage, Cargo, build_base, build_image
+from ca_hpc.images.changes import Change
 from ca_hpc.images.record import read_image, record_path, verify_image, write_record
 from ca_hpc.processes import Finished
+from tests.sif import contents_of
 
 BUILT = "2026-01-02T03:04:05Z"
 
 # Packs the context that a build would see into image.sif, and prints from it what is asked for.
-FAKE_APPTAINER = """\
-import hashlib, json, os, pathlib, sys, time
+FAKE_APPTAINER = (
+    f"""\
+import hashlib, json, os, pathlib, sys, time, uuid
 
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from tests.sif import contents_of, write_sif
+"""
+    + """
 home = pathlib.Path(__file__).parent
 with (home / "calls").open("a") as calls:
     calls.write(json.dumps([sys.argv[1:], sorted(os.environ)]) + "\\n")
@@ -48,20 +56,34 @@ match sys.argv[1]:
             for p in files if p.parent.name == "weights" and p.suffix != ".json"
         ]
         versions = {"python": "3.11.2", "torch": "2.13.0+cpu", "nnunetv2": "2.8.1"}
-        described = {"versions": versions, "weights": weights, "commit": None, "sums": sums}
-        pathlib.Path("image.sif").write_text(json.dumps(described))
+        debian = json.loads((home / "debian").read_text())
+        described = {"versions": versions, "weights": weights, "commit": None, "sums": sums,
+                     "debian_packages": debian, "python_packages": {}}
+        # as real ones: equal contents in a file that is never the same twice
+        write_sif(pathlib.Path("image.sif"), contents=json.dumps(described).encode())
+        with open("image.sif", "ab") as end:
+            end.write(uuid.uuid4().bytes)
     case "exec":
-        print(pathlib.Path(sys.argv[-3]).read_text())
+        print(contents_of(pathlib.Path(sys.argv[-3])).decode())
+    case "--version":
+        print("apptainer version 1.4.5")
+    case "-version":
+        print("mksquashfs version 4.5.1 (2022/03/17)")
 """
+)
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is the whole PATH, with apptainer and debootstrap."""
+    """A folder that is the whole PATH, with apptainer, debootstrap and mksquashfs.
+
+    Its file ``debian`` is what the mirror has: versions by package.
+    """
     folder = tmp_path / "programs"
     folder.mkdir()
     (folder / "fake.py").write_text(FAKE_APPTAINER)
-    for name in ("apptainer", "debootstrap"):
+    (folder / "debian").write_text('{"libc6": "2.36-9"}')
+    for name in ("apptainer", "debootstrap", "mksquashfs"):
         program = folder / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/fake.py" "$@"\n')
         program.chmod(0o755)
@@ -190,12 +212,13 @@ def test_an_image_that_is_gone_is_an_error_and_no_traceback(tmp_path: Path) -> N
 # --- building ------------------------------------------------------------------------------
 
 
-def test_the_first_build_makes_base_and_layer_the_second_neither(
+def test_the_first_build_makes_every_layer_the_second_none(
     programs: Path, request_: BuildRequest
 ) -> None:
     first = build(request_)
     second = build(request_)
     assert [argv[-1].rpartition("/")[2] for argv in calls(programs, "build")] == [
+        "debian.def",
         "base.def",
         "ca-hpc.def",
     ]
@@ -204,6 +227,35 @@ def test_the_first_build_makes_base_and_layer_the_second_neither(
     assert second.image == first.image
     assert first.image.origin is not None
     assert first.image.origin.base_sha256 == first.base.sha256
+    assert first.image.origin.base_content_sha256 == first.base.content_sha256
+    assert first.image.origin.tools == {"apptainer": "1.4.5", "squashfs-tools": "4.5.1"}
+
+
+def test_a_base_that_is_there_needs_no_debian_layer(programs: Path, request_: BuildRequest) -> None:
+    base = build(request_).base
+    next(request_.store.glob("debian-*.sif")).unlink()
+    assert build(replace(request_, output=request_.store / "other.sif")).base == base
+    assert len(calls(programs, "build")) == 4
+
+
+def test_equal_contents_are_told_from_equal_files(programs: Path, request_: BuildRequest) -> None:
+    first = build(request_)
+    again = build(replace(request_, rebuild=True))
+    assert again.image.sha256 != first.image.sha256
+    assert again.image.content_sha256 == first.image.content_sha256
+    assert again.base.content_sha256 == first.base.content_sha256
+    assert again.changes == ()
+
+
+def test_a_rebuild_tells_which_packages_changed(programs: Path, request_: BuildRequest) -> None:
+    first = build(request_)
+    (programs / "debian").write_text('{"libc6": "2.36-10", "zlib1g": "1.2"}')
+    again = build(replace(request_, rebuild=True))
+    assert again.image.content_sha256 != first.image.content_sha256
+    assert again.changes == (
+        Change("debian", "libc6", "2.36-9", "2.36-10"),
+        Change("debian", "zlib1g", None, "1.2"),
+    )
 
 
 def test_other_weights_make_another_layer_on_the_same_base(
@@ -220,13 +272,13 @@ def test_other_weights_make_another_layer_on_the_same_base(
     assert carried.path == f"/opt/ca-hpc/weights/{name}.safetensors"
     assert carried.manifest == '{"of": "model"}'
     assert plain.base == carrying.base == other.base
-    assert len(calls(programs, "build")) == 4
+    assert len(calls(programs, "build")) == 5
 
 
 def test_rebuild_builds_though_nothing_changed(programs: Path, request_: BuildRequest) -> None:
     build(request_)
     assert not build(replace(request_, rebuild=True)).reused
-    assert len(calls(programs, "build")) == 4
+    assert len(calls(programs, "build")) == 6
 
 
 def test_a_base_from_elsewhere_needs_no_debootstrap(
@@ -236,15 +288,16 @@ def test_a_base_from_elsewhere_needs_no_debootstrap(
     (programs / "debootstrap").unlink()
     elsewhere = replace(request_, base=base.path, store=tmp_path / "empty", mirror=None)
     assert build(elsewhere).base == base
-    assert len(calls(programs, "build")) == 2
+    assert len(calls(programs, "build")) == 3
 
 
 def test_the_image_holds_the_running_package_and_the_recipe_files(
     programs: Path, request_: BuildRequest
 ) -> None:
-    sums = json.loads(build(request_).image.path.read_text())["sums"]
+    sums = json.loads(contents_of(build(request_).image.path))["sums"]
     assert f"context/wheels/ca_hpc-{__version__}-py3-none-any.whl" in sums
-    assert {"context/describe.py", "context/selftest.py"} <= sums.keys()
+    names = ("describe.py", "licences.py", "sbom.py", "selftest.py")
+    assert {f"context/{name}" for name in names} <= sums.keys()
 
 
 def test_the_callers_apptainer_settings_do_not_reach_a_build(
@@ -259,7 +312,7 @@ def test_the_callers_apptainer_settings_do_not_reach_a_build(
         for argv, environment in map(json.loads, (programs / "calls").read_text().splitlines())
         if argv[0] in ("build", "exec")
     ]
-    assert len(seen) == 4
+    assert len(seen) == 6
     for environment in seen:
         assert "APPTAINER_TMPDIR" in environment
         assert not {"APPTAINER_BIND", "SINGULARITYENV_PYTHONPATH"} & set(environment)
@@ -321,7 +374,7 @@ def test_without_apptainer_the_next_move_is_named(programs: Path, request_: Buil
 def test_a_tampered_base_is_not_built_on(programs: Path, request_: BuildRequest) -> None:
     base = build(request_).base
     changed = base.path.read_bytes()
-    base.path.write_bytes(changed[:-2] + b" }")
+    base.path.write_bytes(changed[:-2] + bytes(byte ^ 1 for byte in changed[-2:]))
     with pytest.raises(DigestMismatch, match=base.sha256):
         build(replace(request_, rebuild=True, base=base.path))
 
@@ -333,7 +386,7 @@ def test_of_two_builders_at_once_one_waits_and_takes_the_others_image(
     builders = multiprocessing.get_context("fork")
     with builders.Pool(3) as pool:
         made = pool.map(build, [request_] * 3)
-    assert len(calls(programs, "build")) == 2  # one base, one layer
+    assert len(calls(programs, "build")) == 3  # one of each layer
     assert {image.image.sha256 for image in made} == {made[0].image.sha256}
     assert sorted(image.reused for image in made) == [False, True, True]
 
@@ -351,11 +404,12 @@ def test_names_in_the_build_folder_are_relative() -> None:
     assert argv == (
         "apptainer",
         "build",
+        "--force",
         "--fakeroot",
         "--build-arg",
         "mirror=http://m/d",
         "--mksquashfs-args",
-        "-comp zstd -Xcompression-level 3",
+        "-comp zstd -Xcompression-level 3 -no-xattrs",
         "image.sif",
         "/x/base.def",
     )

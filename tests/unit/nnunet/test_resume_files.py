@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ca_hpc.errors import CaHpcError
+from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.nnunet import resume_files
 from ca_hpc.nnunet.checkpoints import plain
 from ca_hpc.nnunet.course import Course
@@ -230,3 +230,13 @@ def test_other_settings_are_refused_by_name() -> None:
     assert "warmup_epochs: 0 there, 2 asked for" in caught.value.message
     assert "head: pretrained there, new asked for" in caught.value.message
     assert "fold" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["plans_sha256", "pretrained_sha256"])
+def test_other_plans_and_weights_are_not_the_recorded_files(name: str) -> None:
+    changes = {"epochs": 7, name: "0" * 64}
+    other = replace(COURSE, **changes)  # type: ignore[arg-type]
+    with pytest.raises(DigestMismatch) as caught:
+        COURSE.must_equal(other, place=Path("attempt-1/resume.pt"))
+    asked = getattr(COURSE, name)
+    assert f"{name}: {'0' * 64} there, {asked} asked for" in caught.value.message

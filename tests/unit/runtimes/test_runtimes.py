@@ -77,6 +77,7 @@ def test_an_image_sees_the_tasks_variables_and_nothing_of_the_host() -> None:
 def test_without_an_image_a_task_has_its_variables_and_the_nodes_basic_ones() -> None:
     assert wrapped(BARE).environment == {
         **PLAIN,
+        "HOME": "/local/work/home",
         "TMPDIR": "/local/work",
         "OMP_NUM_THREADS": "2",
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ca_hpc.store.digests import cached_sha256, sha256_file
+from ca_hpc.store.digests import DigestCache, cached_sha256, sha256_file
 
 CONTENTS = b"spinal cord" * 200_000  # more than one chunk
 
@@ -29,7 +29,7 @@ def cache(tmp_path: Path) -> Path:
 def planted(cache: Path) -> str:
     """Replace the remembered digest, so that an answer from the cache can be told."""
     entries = json.loads(cache.read_text())
-    for entry in entries.values():
+    for entry in entries["files"]:
         entry["sha256"] = "planted"
     cache.write_text(json.dumps(entries))
     return "planted"
@@ -80,13 +80,34 @@ def test_two_files_are_remembered_side_by_side(file: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["", "{", "[]", "null", '{"0:/x": 3}', '{"0:/x": {"sha256": 5, "identity": {}}}', "\xff"],
+    ["", "{", "[]", "null", '{"files": 3}', '{"files": [{"path": "/x", "sha256": 5}]}', "\xff"],
 )
 def test_a_broken_cache_is_ignored_and_mended(file: Path, cache: Path, broken: str) -> None:
     cache.parent.mkdir()
     cache.write_bytes(broken.encode("latin-1"))
     assert cached_sha256(file, cache=cache) == sha256_file(file)
     assert planted(cache) == cached_sha256(file, cache=cache)
+
+
+def test_what_others_have_written_meanwhile_stays(file: Path, cache: Path) -> None:
+    (other := file.with_name("other")).write_bytes(b"")
+    ours = DigestCache(cache)
+    assert not ours.knows(file)
+    ours.sealed(file)
+    cached_sha256(other, cache=cache)
+    ours.save()
+    assert all(DigestCache(cache).knows(each) for each in (file, other))
+
+
+def test_what_changes_while_it_is_read_is_not_remembered(file: Path, cache: Path) -> None:
+    def read(path: Path) -> str:
+        path.write_bytes(b"another")
+        return "0" * 64
+
+    digests = DigestCache(cache)
+    digests.sealed(file, digest=read)
+    assert not digests.knows(file)
+    assert digests.sealed(file).sha256 == hashlib.sha256(b"another").hexdigest()
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(file: Path) -> None:

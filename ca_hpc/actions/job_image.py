@@ -1,0 +1,76 @@
+"""The image that a job names: a file, or in the store, brought there at submission if need be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ca_hpc.actions.images import Say, Site, digest_of, kept, pull, trusted
+from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.images.record import ImageInfo, read_image
+from ca_hpc.images.reference import InFile, InRegistry, InStore, parse
+from ca_hpc.images.shelf import Use
+from ca_hpc.store.digests import cached_sha256
+
+
+def find(wanted: str, *, site: Site, runs: Path, fetch: bool, say: Say) -> ImageInfo:
+    """The image, its bytes as recorded and, under a policy, signed by somebody trusted.
+
+    ``runs``: the folder of the run to be, which keeps the image from being removed. ``fetch``:
+    whether it is pulled and kept; else it must be there. Raises CaHpcError, DigestMismatch,
+    UntrustedImage.
+    """
+    reference = parse(wanted)
+    if isinstance(reference, InFile):
+        file, sha256 = Path(reference.path), digest_of(reference, site=site)
+        trusted(file, sha256, site=site)
+    elif fetch:
+        use = Use.here(runs)
+        told = _Tenths(say)
+        found = pull(reference, site=site, use=use, say=say, progress=told)
+        file, sha256 = found.file, found.sha256
+    else:
+        file, sha256 = _there(reference, site=site)
+        trusted(file, sha256, site=site)
+    return _as_recorded(file, sha256, site=site)
+
+
+def _there(reference: InStore | InRegistry, *, site: Site) -> tuple[Path, str]:
+    if isinstance(reference, InStore):
+        entry = kept(reference, shelf=site.shelf)
+        return entry.file, entry.sha256
+    if reference.sha256 is not None and site.shelf.has(reference.sha256):
+        return site.shelf.file(reference.sha256), reference.sha256
+    raise CaHpcError(
+        f"whether {reference} is in {site.shelf.folder} only its registry can tell",
+        hint=f"submit pulls it if need be; now: ca-hpc image pull {reference}, which prints a name "
+        "for these bytes alone",
+    )
+
+
+def _as_recorded(file: Path, sha256: str, *, site: Site) -> ImageInfo:
+    found = cached_sha256(file, cache=site.digests)
+    if found != sha256:  # a file of the store that was changed behind its back
+        raise DigestMismatch(
+            f"image {file} is sha256:{found}, recorded is sha256:{sha256}",
+            hint="remove its folder, and pull it again",
+        )
+    info = read_image(file, run=site.run)
+    if info.sha256 != found:
+        raise DigestMismatch(
+            f"image {file} is sha256:{found}, recorded is sha256:{info.sha256}",
+            hint="copy the image again with its .json file, or delete a .json file that is old",
+        )
+    return info
+
+
+class _Tenths:
+    """Progress as sentences, ten at most: a submission has no bar."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._told = 0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        if total and done * 10 // total > self._told:
+            self._told = done * 10 // total
+            self._say(f"pulled {done / 1e6:.0f} of {total / 1e6:.0f} MB")

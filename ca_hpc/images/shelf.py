@@ -1,0 +1,346 @@
+"""Images by sha256, for one user or a group: the folder ``images`` of a store.
+
+::
+
+    SHA256/image.sif, image.sif.json     the image, read-only, and its record
+    SHA256/uses/USER-RUNS                a folder of runs that may be pinned to it (see collect)
+    names/NAME                           a sha256
+    .locks/SHA256                        who brings or removes an image is alone with it
+    .incoming/NODE-USER/SHA256/          what is being brought
+
+An image is there whole or not at all: it is filled in ``.incoming`` and moved into place in one
+step. The store is as shared as its root: where that has the setgid bit, a group may add; who added
+an image may remove it, and so may the owner of the folder, but nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import pwd
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ca_hpc.core.codec import decode, encode
+from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.images.record import record_path
+from ca_hpc.images.reference import InStore, check_name
+from ca_hpc.store import atomic
+from ca_hpc.store.digests import sha256_file
+from ca_hpc.store.lock import held
+
+FOLDER: Final = "images"
+IMAGE: Final = "image.sif"
+USES: Final = "uses"
+NAMES: Final = "names"
+LOCKS: Final = ".locks"
+INCOMING: Final = ".incoming"
+
+#: in a store that is shared. By chmod: a umask takes bits away from mkdir's own mode
+_STICKY: Final = 0o3775  # all may add, each removes their own
+# not sticky: there fs.protected_regular refuses to open a file of somebody else's with O_CREAT
+_LOCKS: Final = 0o2775
+_ENTRY: Final = 0o2755
+_LOCK_FILE: Final = 0o664
+_READABLE: Final = 0o644
+_IMAGE: Final = 0o444
+
+_OTHERS: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OWN_STORE: Final = "ask its owner, or name a store of your own: --store FOLDER, CA_HPC_STORE"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Runs in the folder ``runs`` may be pinned to an image."""
+
+    runs: str
+    user: str
+    host: str
+
+    @classmethod
+    def here(cls, runs: Path) -> Use:
+        """By this user, on this machine."""
+        return cls(str(runs), _user(os.getuid()), os.uname().nodename)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An image that is there. ``added``: seconds since the epoch; ``by``: who added it."""
+
+    file: Path
+    sha256: str
+    size_bytes: int
+    added: float
+    by: str
+    names: tuple[str, ...] = ()
+
+    @property
+    def uses(self) -> Path:
+        """The folder of its uses."""
+        return self.file.parent / USES
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The images of a store. ``root``: the store's folder."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the images are."""
+        return self.root / FOLDER
+
+    def file(self, sha256: str) -> Path:
+        """Where an image is, if it is there."""
+        return self.folder / sha256 / IMAGE
+
+    def has(self, sha256: str) -> bool:
+        """Whether an image is there, and this user may see it."""
+        try:
+            return self.file(sha256).is_file()
+        except OSError:
+            return False
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All images, oldest first. Raises CaHpcError where they may not be seen."""
+        names: dict[str, list[str]] = {}
+        for name, sha256 in sorted(self.names().items()):
+            names.setdefault(sha256, []).append(name)
+        places = [place for place in self._listed(self.folder) if len(place.name) == 64]
+        found = [_entry(place / IMAGE, names=names.get(place.name, ())) for place in places]
+        there = [entry for entry in found if entry is not None]
+        return tuple(sorted(there, key=lambda entry: (entry.added, entry.sha256)))
+
+    def names(self) -> dict[str, str]:
+        """The sha256 that each name stands for. Raises CaHpcError where they may not be seen."""
+        files = [file for file in self._listed(self.folder / NAMES) if file.name[0] != "."]
+        return {file.name: file.read_text(encoding="ascii").strip() for file in files}
+
+    def find(self, reference: InStore) -> Entry | None:
+        """The image that is meant. Raises CaHpcError for digits that several begin with, and
+        DigestMismatch for a name that stands for another image than its digest says."""
+        entries = self.entries()
+        if reference.name is None:
+            digits = reference.digits or ""
+            found = [entry for entry in entries if entry.sha256.startswith(digits)]
+            if len(found) > 1:
+                raise CaHpcError(
+                    f"{reference} names {len(found)} images in {self.folder}",
+                    hint="write more digits: ca-hpc image list",
+                )
+            return found[0] if found else None
+        named = self.names().get(reference.name)
+        if named is None:
+            return None
+        if reference.digits not in (None, named):
+            raise DigestMismatch(
+                f"image {reference.name} in {self.folder} is sha256:{named}, recorded is "
+                f"sha256:{reference.digits}",
+                hint=f"the name was given to another image: name it sha256:{reference.digits}",
+            )
+        return next((entry for entry in entries if entry.sha256 == named), None)
+
+    def _listed(self, folder: Path) -> list[Path]:
+        try:
+            return list(folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CaHpcError(
+                f"{folder} cannot be read: {error.strerror}", hint=_OWN_STORE
+            ) from error
+
+    # --- adding ------------------------------------------------------------------------------
+
+    def ensure(
+        self,
+        sha256: str,
+        *,
+        use: Use | None,
+        bring: Callable[[Path], Path],
+        admit: Callable[[Path], None] = lambda image: None,
+        waiting: Callable[[], None],
+    ) -> Path:
+        """The image, brought by one of all who ask for it while the others wait.
+
+        ``bring`` fills a folder, which may hold a part of an earlier try, and returns the file.
+        ``admit`` sees it before it is there for others: it may put a record beside it, or raise.
+        ``use``: what keeps it; None: nothing yet. Raises CaHpcError, DigestMismatch where what was
+        brought is another file.
+        """
+        try:
+            self._prepare()
+            with self.locked(sha256, waiting=waiting):
+                if not self.has(sha256):
+                    self._bring(sha256, bring=bring, admit=admit)
+                if use is not None:
+                    self._record(use, self.file(sha256).parent / USES)
+        except OSError as error:
+            # a store that others keep: it is used without a word about that
+            if error.errno not in _OTHERS or not self.has(sha256):
+                raise _not_writable(self.folder, error) from error
+        return self.file(sha256)
+
+    def give_name(self, name: str, sha256: str, *, replace: bool = False) -> None:
+        """Let ``name`` stand for an image. Raises DigestMismatch where it stands for another one,
+        unless it is to be replaced, and CaHpcError where that is not this user's to do."""
+        there = self.names().get(check_name(name))
+        if there == sha256:
+            return
+        if there is not None and not replace:
+            raise DigestMismatch(
+                f"image {name} in {self.folder} is sha256:{there}, not sha256:{sha256}",
+                hint="--replace gives the name to the new one; the old one keeps its sha256",
+            )
+        file = self.folder / NAMES / name
+        try:
+            self._made(file.parent, _STICKY)
+            atomic.write_text(file, f"{sha256}\n")
+            if self._shared:
+                file.chmod(_READABLE)
+        except OSError as error:
+            raise CaHpcError(
+                f"the name {name} cannot be given: {file}: {error.strerror}",
+                hint="it is somebody else's: choose another name",
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(
+        self, sha256: str, *, waiting: Callable[[], None], patience_s: float | None = None
+    ) -> Iterator[None]:
+        """Alone with one image, on all nodes where locks work. Raises Busy as ``held`` does.
+
+        Where a file system locks within a node only, two nodes bring an image twice: each fills a
+        folder of its own, and the second finds the first one's in place.
+        """
+        path = self.folder / LOCKS / sha256
+        if not path.exists():
+            self._make_lock(path)
+        with held(path, waiting=waiting, patience_s=patience_s):
+            yield
+
+    @property
+    def _shared(self) -> bool:
+        return bool(self.root.stat().st_mode & stat.S_ISGID)
+
+    def _prepare(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        for folder, mode in (
+            (self.folder, _STICKY),
+            (self.folder / LOCKS, _LOCKS),
+            (self.folder / INCOMING, _STICKY),
+        ):
+            self._made(folder, mode)
+
+    def _made(self, folder: Path, mode: int) -> Path:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            if self._shared:
+                folder.chmod(mode)
+        return folder
+
+    def _make_lock(self, path: Path) -> None:
+        """By link(2): nobody may find it there before it is open to all."""
+        made = path.with_name(f".{uuid.uuid4().hex}")
+        try:
+            made.touch()
+            if self._shared:
+                made.chmod(_LOCK_FILE)
+            with contextlib.suppress(FileExistsError):
+                os.link(made, path)
+        finally:
+            made.unlink(missing_ok=True)
+
+    def _bring(
+        self, sha256: str, *, bring: Callable[[Path], Path], admit: Callable[[Path], None]
+    ) -> None:
+        own = self.folder / INCOMING / f"{os.uname().nodename}-{os.getuid()}"
+        own.mkdir(mode=0o700, exist_ok=True)
+        into = own / sha256
+        into.mkdir(exist_ok=True)
+        came = bring(into)  # when it raises, what it has got so far stays for the next try
+        try:
+            self._publish(came, sha256, draft=into / "draft", admit=admit)
+        finally:
+            shutil.rmtree(into, ignore_errors=True)
+
+    def _publish(
+        self, came: Path, sha256: str, *, draft: Path, admit: Callable[[Path], None]
+    ) -> None:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        image, uses = draft / IMAGE, draft / USES
+        came.replace(image)
+        if (found := sha256_file(image)) != sha256:
+            raise DigestMismatch(
+                f"what came for the image is sha256:{found}, recorded is sha256:{sha256}",
+                hint="get it again; if it stays so, its source has changed or is damaged",
+            )
+        admit(image)
+        uses.mkdir()
+        image.chmod(_IMAGE)
+        if self._shared:
+            uses.chmod(_STICKY)
+            if record_path(image).exists():
+                record_path(image).chmod(_READABLE)
+            draft.chmod(_ENTRY)
+        try:
+            draft.replace(self.folder / sha256)
+        except OSError:
+            if not self.has(sha256):  # else another node brought it meanwhile
+                raise
+
+    def _record(self, use: Use, uses: Path) -> None:
+        """Or touch it, if it is there: when it was last asked for counts."""
+        place = hashlib.sha256(use.runs.encode(errors="surrogateescape")).hexdigest()[:16]
+        file = uses / f"{use.user}-{place}"
+        atomic.write_text(file, encode(use))
+        if self._shared:
+            file.chmod(_READABLE)
+
+
+def _entry(file: Path, *, names: Iterable[str]) -> Entry | None:
+    try:
+        seen, added = file.stat(), file.parent.stat().st_mtime
+    except OSError:  # somebody removes it now
+        return None
+    return Entry(
+        file=file,
+        sha256=file.parent.name,
+        size_bytes=seen.st_size,
+        added=added,
+        by=_user(seen.st_uid),
+        names=tuple(names),
+    )
+
+
+def read_use(file: Path) -> Use | None:
+    """A use; None for a file that is none, or that may not be read."""
+    try:
+        return decode(Use, file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a directory service that does not answer
+        return str(uid)
+
+
+def _not_writable(folder: Path, error: OSError) -> CaHpcError:
+    return CaHpcError(
+        f"cannot write to {folder}: {error.filename or ''} {error.strerror}".replace(":  ", ": "),
+        hint=_OWN_STORE,
+    )

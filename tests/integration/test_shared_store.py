@@ -1,0 +1,156 @@
+"""A store of images that a group shares, as several users: who may add, use and remove."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import pytest
+
+from ca_hpc.errors import CaHpcError
+from ca_hpc.images.collect import collect
+from ca_hpc.images.shelf import Shelf, Use
+
+T = TypeVar("T")
+
+CONTENT = b"an image\n"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+# Nobody's, on any machine: no name need exist for them
+GROUP: Final = 64010
+ADDED, OTHER, OUTSIDER = 64001, 64002, 64003
+LATER = 60 * 86400
+
+
+@pytest.fixture
+def root(root_only: None) -> Iterator[Path]:
+    """As an administrator makes it: mkdir, chgrp, chmod 2775."""
+    folder = Path(tempfile.mkdtemp(prefix="ca-hpc-store-"))
+    folder.chmod(0o755)
+    store = folder / "store"
+    store.mkdir()
+    os.chown(store, -1, GROUP)
+    store.chmod(0o2775)
+    yield store
+    shutil.rmtree(folder)
+
+
+def as_user(uid: int, body: Callable[[], T]) -> T:
+    """What ``body`` returns or raises, run by a user with a private umask; none but ``OUTSIDER``
+    is outside the group."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(uid, body, theirs))
+    process.start()
+    theirs.close()
+    outcome = ours.recv()
+    process.join()
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _run(uid: int, body: Callable[[], T], out: multiprocessing.connection.Connection) -> None:
+    group = uid if uid == OUTSIDER else GROUP
+    os.setgroups([group])
+    os.setgid(group)
+    os.setuid(uid)
+    os.umask(0o077)
+    try:
+        out.send(body())
+    except CaHpcError as error:
+        out.send(RuntimeError(error.message))
+    except BaseException as error:
+        out.send(error)
+
+
+def add(root: Path) -> Path:
+    def bring(into: Path) -> Path:
+        (into / "came").write_bytes(CONTENT)
+        return into / "came"
+
+    use = Use.here(root.parent / "runs")
+    return Shelf(root).ensure(SHA256, use=use, bring=bring, waiting=lambda: None)
+
+
+def ask(root: Path) -> Path:
+    def bring(into: Path) -> Path:
+        raise AssertionError("it is there")
+
+    use = Use.here(root.parent / "runs")
+    return Shelf(root).ensure(SHA256, use=use, bring=bring, waiting=lambda: None)
+
+
+def gone(root: Path) -> list[tuple[str | None, bool]]:
+    outcomes = collect(Shelf(root), now=time.time() + LATER, delete=True)
+    return [(outcome.kept, outcome.removed) for outcome in outcomes]
+
+
+def test_what_one_adds_all_of_the_group_use(root: Path) -> None:
+    file = as_user(ADDED, lambda: add(root))
+    assert as_user(OTHER, lambda: ask(root)) == file
+    assert as_user(OTHER, file.read_bytes) == CONTENT
+    uses = [path.name.split("-")[0] for path in (file.parent / "uses").iterdir()]
+    assert sorted(uses) == [str(ADDED), str(OTHER)]
+
+
+def test_nobody_but_who_added_it_changes_or_removes_an_image(root: Path) -> None:
+    file = as_user(ADDED, lambda: add(root))
+    as_user(ADDED, lambda: Shelf(root).give_name("training", "0" * 64))
+    attempts: list[Callable[[], object]] = [
+        lambda: file.write_bytes(b"other"),
+        lambda: file.chmod(0o644),
+        file.unlink,
+        lambda: file.rename(file.with_name("aside")),
+        lambda: file.parent.rename(file.parent.with_name("aside")),
+        lambda: next((file.parent / "uses").iterdir()).unlink(),
+        lambda: (root / "images/names/training").unlink(),
+    ]
+    for attempt in attempts:
+        with pytest.raises(PermissionError):
+            as_user(OTHER, attempt)
+    with pytest.raises(RuntimeError, match="cannot be given"):
+        as_user(OTHER, lambda: Shelf(root).give_name("training", SHA256, replace=True))
+    assert file.read_bytes() == CONTENT
+
+
+def test_who_added_it_removes_it_with_the_uses_of_others(root: Path) -> None:
+    file = as_user(ADDED, lambda: add(root))
+    as_user(OTHER, lambda: ask(root))
+    (root.parent / "runs").mkdir()
+    ((kept, removed),) = as_user(OTHER, lambda: gone(root))
+    assert "added it, and may remove it" in str(kept) and not removed
+    assert file.exists()
+    assert as_user(ADDED, lambda: gone(root)) == [(None, True)]
+    assert not file.parent.exists() and not list((root / "images").glob(".removing-*"))
+    assert as_user(OTHER, lambda: add(root)) == file  # and anybody brings it back
+
+
+def test_a_part_that_another_left_is_in_nobody_s_way(root: Path) -> None:
+    def break_off() -> None:
+        def bring(into: Path) -> Path:
+            (into / "came").write_bytes(CONTENT[:3])
+            raise CaHpcError("cut off")
+
+        Shelf(root).ensure(SHA256, use=None, bring=bring, waiting=lambda: None)
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        as_user(ADDED, break_off)
+    assert as_user(OTHER, lambda: add(root)).read_bytes() == CONTENT
+
+
+def test_others_read_an_open_store_and_never_enter_a_closed_one(root: Path) -> None:
+    file = as_user(ADDED, lambda: add(root))
+    assert as_user(OUTSIDER, lambda: ask(root)) == file
+    with pytest.raises(PermissionError):
+        as_user(OUTSIDER, (file.parent / "uses/x").touch)
+    root.chmod(0o2770)
+    with pytest.raises(RuntimeError, match="cannot write to"):
+        as_user(OUTSIDER, lambda: ask(root))
+    with pytest.raises(RuntimeError, match="cannot be read"):
+        as_user(OUTSIDER, Shelf(root).entries)

@@ -1,0 +1,202 @@
+"""Which images go: those that nothing needs, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ca_hpc.images.collect import GRACE_S, Outcome, collect, pinned_in, reason_to_keep
+from ca_hpc.images.shelf import Shelf, Use
+from ca_hpc.store.lock import held
+
+CONTENT = b"an image\n"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+LATER = GRACE_S + 86400
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch/runs"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, runs: Path) -> Shelf:
+    shelf = Shelf(tmp_path / "store")
+    bring_to(shelf, runs)
+    return shelf
+
+
+def bring_to(shelf: Shelf, runs: Path) -> Path:
+    def bring(into: Path) -> Path:
+        (into / "came").write_bytes(CONTENT)
+        return into / "came"
+
+    return shelf.ensure(SHA256, use=Use.here(runs), bring=bring, waiting=lambda: None)
+
+
+def pin(run: Path, sha256: str = SHA256) -> None:
+    run.mkdir(parents=True)
+    image = {"path": "/store/image.sif", "sha256": sha256}
+    (run / "workflow.json").write_text(json.dumps({"runtime": {"image": image}}))
+
+
+def after(shelf: Shelf, seconds: float, *, look_in: tuple[Path, ...] = ()) -> Outcome:
+    """What becomes of the one image so many seconds later; it is deleted if nothing needs it."""
+    (outcome,) = collect(shelf, now=time.time() + seconds, look_in=look_in, delete=True)
+    return outcome
+
+
+def test_an_image_of_a_deleted_run_goes_after_the_time_of_grace(shelf: Shelf) -> None:
+    kept = after(shelf, GRACE_S - 3600)
+    assert kept.kept == "asked for 30 days ago" and not kept.removed
+    assert shelf.file(SHA256).exists()
+    gone = after(shelf, LATER)
+    assert (gone.kept, gone.removed) == (None, True)
+    assert shelf.entries() == ()
+    assert not list(shelf.folder.glob(".removing-*"))
+
+
+def test_without_delete_nothing_goes(shelf: Shelf) -> None:
+    (outcome,) = collect(shelf, now=time.time() + LATER, delete=False)
+    assert (outcome.kept, outcome.removed) == (None, False)
+    assert shelf.file(SHA256).exists()
+
+
+def test_a_run_keeps_its_image_for_as_long_as_it_is_there(shelf: Shelf, runs: Path) -> None:
+    pin(runs / "old-001")
+    assert after(shelf, 100 * LATER).kept == f"run {runs / 'old-001'}"
+
+
+def test_a_run_with_another_image_keeps_none(shelf: Shelf, runs: Path) -> None:
+    pin(runs / "old-001", "0" * 64)
+    assert after(shelf, LATER).removed
+
+
+def test_a_name_keeps_an_image(shelf: Shelf) -> None:
+    shelf.give_name("training", SHA256)
+    assert after(shelf, 100 * LATER).kept == "named training"
+
+
+def test_runs_that_were_moved_are_looked_for_where_the_user_says(
+    shelf: Shelf, runs: Path, tmp_path: Path
+) -> None:
+    pin(tmp_path / "archive/old-001")
+    kept = after(shelf, LATER, look_in=(tmp_path / "archive",))
+    assert kept.kept == f"run {tmp_path / 'archive/old-001'}"
+
+
+def test_a_folder_that_is_not_mounted_here_keeps_the_image(shelf: Shelf, runs: Path) -> None:
+    runs.rmdir()
+    runs.parent.rename(runs.parent.with_name("elsewhere"))
+    assert "cannot be looked into" in str(after(shelf, LATER).kept)
+
+
+def test_a_folder_of_runs_that_was_deleted_does_not(shelf: Shelf, runs: Path) -> None:
+    runs.rmdir()
+    assert after(shelf, LATER).removed
+
+
+def test_a_use_that_cannot_be_read_keeps_the_image(shelf: Shelf) -> None:
+    (entry,) = shelf.entries()
+    (use,) = entry.uses.iterdir()
+    use.write_text("{half")
+    assert "cannot be read" in str(after(shelf, LATER).kept)
+
+
+def test_who_asks_again_starts_the_time_of_grace_again(shelf: Shelf, runs: Path) -> None:
+    (entry,) = shelf.entries()
+    (use,) = entry.uses.iterdir()
+    long_ago = time.time() - LATER
+    os.utime(use, (long_ago, long_ago))
+    os.utime(entry.file.parent, (long_ago, long_ago))
+    bring_to(shelf, runs)
+    assert after(shelf, 0).kept == "asked for 0 days ago"
+
+
+def test_an_image_that_is_asked_for_at_this_moment_stays(shelf: Shelf) -> None:
+    parent, child = multiprocessing.Pipe()
+    lock = shelf.folder / ".locks" / SHA256
+    process = multiprocessing.get_context("fork").Process(target=hold, args=(lock, child))
+    process.start()
+    try:
+        assert parent.recv() == "held"
+        assert after(shelf, LATER).kept == "asked for at this moment"
+    finally:
+        parent.send("enough")
+        process.join()
+    assert after(shelf, LATER).removed
+
+
+def hold(lock: Path, pipe: multiprocessing.connection.Connection) -> None:
+    with held(lock, waiting=lambda: None):
+        pipe.send("held")
+        pipe.recv()
+
+
+def test_what_a_killed_command_left_is_cleared(shelf: Shelf) -> None:
+    part = shelf.folder / ".incoming" / f"{os.uname().nodename}-{os.getuid()}" / ("1" * 64)
+    part.mkdir()
+    (part / "blob.part").write_bytes(b"half")
+    aside = shelf.folder / ".removing-1"
+    aside.mkdir()
+    collect(shelf, now=time.time(), delete=True)
+    assert part.exists() and not aside.exists()
+    collect(shelf, now=time.time() + LATER, delete=True)
+    assert not part.exists()
+
+
+def test_a_private_run_keeps_its_image() -> None:
+    kept = reason_to_keep(SHA256, names=(), idle_s=LATER, grace_s=GRACE_S, runs={"/runs": None})
+    assert kept == "/runs cannot be looked into from here"
+
+
+def test_what_is_in_a_folder_and_is_no_run_is_passed_over(runs: Path) -> None:
+    (runs / "notes.txt").write_text(SHA256)
+    (runs / "empty").mkdir()
+    pin(runs / "b-001")
+    assert pinned_in(str(runs)) == {SHA256: str(runs / "b-001")}
+
+
+def test_users_and_a_collector_at_once_never_lose_an_image(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "store")
+    fork = multiprocessing.get_context("fork")
+    end = time.monotonic() + 2
+    lost, collected = fork.Value("i", 0), fork.Value("i", 0)
+    users = [
+        fork.Process(target=use_it, args=(shelf, tmp_path / f"runs{i}", end, lost))
+        for i in range(3)
+    ]
+    collector = fork.Process(target=collect_it, args=(shelf, end, collected))
+    for process in (*users, collector):
+        process.start()
+    for process in (*users, collector):
+        process.join()
+    assert lost.value == 0
+    assert collected.value > 0
+
+
+def use_it(shelf: Shelf, runs: Path, end: float, lost: object) -> None:
+    while time.monotonic() < end:
+        pin(runs / "run-001")
+        image = bring_to(shelf, runs)
+        for _ in range(5):
+            lost.value += not image.is_file()  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        (runs / "run-001/workflow.json").unlink()
+        (runs / "run-001").rmdir()
+        time.sleep(0.01)
+
+
+def collect_it(shelf: Shelf, end: float, collected: object) -> None:
+    while time.monotonic() < end:
+        outcomes = collect(shelf, now=time.time() + 60, grace_s=0, delete=True)
+        collected.value += sum(o.removed for o in outcomes)  # type: ignore[attr-defined]
+        time.sleep(0.002)

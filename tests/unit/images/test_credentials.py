@@ -1,0 +1,240 @@
+"""Logins of registries: where they are found, and to whom they are shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+
+from ca_hpc.errors import CaHpcError
+from ca_hpc.images.credentials import AUTHFILE, Login, RegistryAuth, login_for
+
+PASSWORD = "s3cret:with a colon"
+ENCODED = base64.b64encode(f"lab:{PASSWORD}".encode()).decode()
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(AUTHFILE, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    (tmp_path / "home/.docker").mkdir(parents=True)
+    return tmp_path / "home"
+
+
+def write(file: Path, content: Any, *, mode: int = 0o600) -> Path:
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    file.chmod(mode)
+    return file
+
+
+# --- where they are found ------------------------------------------------------------------------
+
+
+def test_a_login_is_found_where_apptainer_puts_it(own_home: Path) -> None:
+    assert login_for("h:5000") is None
+    file = write(own_home / ".docker/config.json", {"auths": {"h:5000": {"auth": ENCODED}}})
+    assert login_for("h:5000") == Login("lab", PASSWORD, file)
+    assert login_for("other") is None
+
+
+def test_the_file_that_is_named_comes_before_those_of_the_environment_and_the_home(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for user, place in (("home", own_home / ".docker/config.json"), ("env", tmp_path / "env"),
+                        ("given", tmp_path / "given")):  # fmt: skip
+        encoded = base64.b64encode(f"{user}:x".encode()).decode()
+        write(place, {"auths": {"h": {"auth": encoded}}})
+    monkeypatch.setenv(AUTHFILE, str(tmp_path / "env"))
+    found = [login_for("h"), login_for("h", authfile=tmp_path / "given")]
+    assert [login.user for login in found if login] == ["env", "given"]
+
+
+def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(CaHpcError, match="does not exist"):
+        login_for("h", authfile=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{half", "no file of logins"),
+        ("[]", "no file of logins"),
+        ({"auths": {"h": {"auth": "%%%"}}}, "no file of logins"),
+        ({"auths": {"h": {}}, "credsStore": "desktop"}, "docker-credential-desktop"),
+        ({"credHelpers": {"h": "pass"}}, "docker-credential-pass"),
+    ],
+)
+def test_a_login_that_cannot_be_had_is_explained(content: Any, told: str, own_home: Path) -> None:
+    write(own_home / ".docker/config.json", content)
+    with pytest.raises(CaHpcError, match=told) as refused:
+        login_for("h")
+    assert "apptainer registry login" in str(refused.value.hint)
+
+
+def test_a_store_of_passwords_that_knows_nothing_of_a_registry_is_in_nobody_s_way(
+    own_home: Path,
+) -> None:
+    write(own_home / ".docker/config.json", {"auths": {"other": {}}, "credsStore": "desktop"})
+    assert login_for("h") is None
+
+
+def test_a_password_that_others_can_read_is_not_used(own_home: Path) -> None:
+    config = {"auths": {"h": {"auth": ENCODED}}}
+    write(own_home / ".docker/config.json", config, mode=0o640)
+    with pytest.raises(CaHpcError, match="others can read it") as refused:
+        login_for("h")
+    assert "s3cret" not in refused.value.message
+    assert login_for("other") is None
+
+
+def test_a_login_does_not_show_its_password() -> None:
+    assert "s3cret" not in repr(Login("lab", PASSWORD, Path("f")))
+
+
+# --- to whom they are shown ----------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """Answers as it is told.
+
+    ``wants``: challenges by path, for all who do not show what it ``accepts``. ``seen``: path and
+    Authorization of each request.
+    """
+
+    answers: dict[str, tuple[int, Mapping[str, str], bytes]] = field(default_factory=dict)
+    wants: dict[str, str] = field(default_factory=dict)
+    accepts: str | None = None
+    seen: list[tuple[str, str | None]] = field(default_factory=list)
+    queries: list[dict[str, list[str]]] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def authorizations(self, path: str) -> list[str | None]:
+        return [header for at, header in self.seen if at == path]
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            given = self.headers.get("Authorization")
+            server.seen.append((parts.path, given))
+            server.queries.append(parse_qs(parts.query))
+            if parts.path in server.wants and (given is None or given != server.accepts):
+                status, headers, body = 401, {"WWW-Authenticate": server.wants[parts.path]}, b""
+            else:
+                status, headers, body = server.answers.get(parts.path, (404, {}, b""))
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.port = http.server_address[1]
+    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[Server, Server]]:
+    """A registry, and storage of somebody else's that it redirects to."""
+    with ExitStack() as servers:
+        yield servers.enter_context(serving()), servers.enter_context(serving())
+
+
+LOGIN = Login("lab", PASSWORD, Path("f"))
+
+
+def get(url: str, host: str, *, login: Login | None = LOGIN) -> requests.Response:
+    with requests.Session() as http:
+        http.auth = RegistryAuth(host, "lab/ca", login=login, actions="pull")
+        return http.get(url, timeout=10)
+
+
+def test_a_login_is_shown_when_its_registry_asks_and_never_before(
+    two: tuple[Server, Server],
+) -> None:
+    registry, _ = two
+    registry.answers = {"/open": (200, {}, b"x"), "/blob": (200, {}, b"y")}
+    registry.wants = {"/blob": 'Basic realm="lab"'}
+    registry.accepts = LOGIN.basic
+    assert get(f"http://{registry.host}/open", registry.host).content == b"x"
+    assert registry.authorizations("/open") == [None]
+    assert get(f"http://{registry.host}/blob", registry.host).content == b"y"
+    assert registry.authorizations("/blob") == [None, LOGIN.basic]
+
+
+def test_a_wrong_login_is_refused_after_one_answer(two: tuple[Server, Server]) -> None:
+    registry, _ = two
+    registry.wants = {"/blob": 'Basic realm="lab"'}
+    assert get(f"http://{registry.host}/blob", registry.host).status_code == 401
+    assert len(registry.seen) == 2
+    assert get(f"http://{registry.host}/blob", registry.host, login=None).status_code == 401
+    assert len(registry.seen) == 3
+
+
+def test_storage_that_a_registry_redirects_to_gets_no_login_even_if_it_asks(
+    two: tuple[Server, Server],
+) -> None:
+    registry, storage = two
+    registry.answers = {"/blob": (307, {"Location": f"http://{storage.host}/data?key=1"}, b"")}
+    registry.wants = {"/blob": 'Basic realm="lab"'}
+    registry.accepts = LOGIN.basic
+    storage.wants = {"/data": 'Basic realm="somebody"'}
+    assert get(f"http://{registry.host}/blob", registry.host).status_code == 401
+    assert registry.authorizations("/blob") == [None, LOGIN.basic]
+    assert storage.authorizations("/data") == [None]
+
+
+def test_a_token_is_fetched_with_the_login_and_shown_to_the_registry(
+    two: tuple[Server, Server],
+) -> None:
+    registry, service = two
+    realm = f'Bearer realm="http://{service.host}/token",service="lab registry"'
+    registry.wants = {"/blob": realm}
+    registry.answers = {"/blob": (200, {}, b"y")}
+    registry.accepts = "Bearer of-the-day"
+    service.answers = {"/token": (200, {}, b'{"token": "of-the-day"}')}
+    assert get(f"http://{registry.host}/blob", registry.host).content == b"y"
+    assert registry.authorizations("/blob") == [None, "Bearer of-the-day"]
+    assert service.authorizations("/token") == [LOGIN.basic]
+    assert service.queries == [{"service": ["lab registry"], "scope": ["repository:lab/ca:pull"]}]
+
+
+def test_a_login_is_not_sent_to_a_token_service_in_the_clear(two: tuple[Server, Server]) -> None:
+    registry, _ = two
+    registry.wants = {"/blob": 'Bearer realm="http://token.example.org/token",service="x"'}
+    assert get(f"http://{registry.host}/blob", registry.host).status_code == 401
+    assert len(registry.seen) == 1

@@ -1,0 +1,141 @@
+"""What is sent to a registry and made of its answers; ``tests/local`` asks a real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
+from ca_hpc.images import registry
+from ca_hpc.images.reference import InRegistry
+from ca_hpc.images.registry import LAYER, Remote, manifest, pull, push, resolve
+from tests.web_server import Script, Site, serving
+
+SIF = b"#!/usr/bin/env run-singularity\n" + bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(SIF).hexdigest()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
+    """``serve(content)``: a server that answers any GET with it."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with ExitStack() as servers:
+        yield lambda **fields: servers.enter_context(serving(Script(**fields)))
+
+
+def at(site: Site, *, tag: str | None = None, sha256: str | None = None) -> InRegistry:
+    return InRegistry(f"127.0.0.1:{site.port}", "lab/ca", tag=tag, sha256=sha256)
+
+
+def test_a_manifest_has_the_bytes_that_apptainer_writes() -> None:
+    """As 1.4.5 pushed it: so its digest is the same, whoever pushes a file of this name."""
+    assert manifest("ab" * 32, size_bytes=12, title="q.sif") == (
+        b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":'
+        b'{"mediaType":"application/vnd.sylabs.sif.config.v1+json","size":2,"digest":"sha256:'
+        b'44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},"layers":[{"mediaType"'
+        b':"application/vnd.sylabs.sif.layer.v1.sif","size":12,"digest":"sha256:'
+        + b"ab" * 32
+        + b'","annotations":{"org.opencontainers.image.title":"q.sif"}}]}'
+    )
+
+
+def test_a_tag_is_resolved_to_the_file_it_names_now(serve: Callable[..., Site]) -> None:
+    site = serve(content=manifest(SHA256, size_bytes=len(SIF), title="x.sif"))
+    found = resolve(at(site, tag="v1"), login=None)
+    assert (found.sha256, found.size_bytes) == (SHA256, len(SIF))
+    assert [path for path, _ in site.script.seen] == ["/v2/lab/ca/manifests/v1"]
+
+
+def test_a_manifest_other_than_its_digest_says_is_refused(serve: Callable[..., Site]) -> None:
+    content = manifest(SHA256, size_bytes=len(SIF), title="x.sif")
+    with pytest.raises(DigestMismatch) as refused:
+        resolve(at(serve(content=content), sha256="0" * 64), login=None)
+    assert hashlib.sha256(content).hexdigest() in refused.value.message
+    assert "0" * 64 in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [],
+        [{"mediaType": LAYER, "size": 1, "digest": f"sha256:{SHA256}"}] * 2,
+        [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "size": 1,
+          "digest": f"sha256:{SHA256}"}],
+        [{"mediaType": LAYER, "size": 1, "digest": "sha256:../../etc/passwd"}],
+        [{"mediaType": LAYER, "size": 1, "digest": None}],
+        [{"mediaType": LAYER, "size": "1", "digest": f"sha256:{SHA256}"}],
+        ["text"],
+        None,
+    ],
+)  # fmt: skip
+def test_what_is_no_sif_is_refused(layers: Any, serve: Callable[..., Site]) -> None:
+    content = json.dumps({"layers": layers}).encode()
+    with pytest.raises(CaHpcError, match="no image of Apptainer's"):
+        resolve(at(serve(content=content)), login=None)
+
+
+def test_a_pull_that_breaks_off_goes_on_where_it_stopped(
+    serve: Callable[..., Site], tmp_path: Path
+) -> None:
+    site = serve(content=SIF, drop_after=[500_000], etag=f'"sha256:{SHA256}"')
+    seen: list[tuple[int, int | None]] = []
+    remote = Remote(at(site, tag="v1"), SHA256, len(SIF))
+    file = pull(remote, tmp_path, login=None, progress=lambda *told: seen.append(told))
+    assert file.read_bytes() == SIF
+    assert site.script.ranges_asked[0] is None
+    assert str(site.script.ranges_asked[1]).startswith("bytes=")
+    assert seen[-1] == (len(SIF), len(SIF))
+
+
+def test_bytes_other_than_the_digest_says_are_not_kept(
+    serve: Callable[..., Site], tmp_path: Path
+) -> None:
+    site = serve(content=SIF[:-1] + b"x")
+    with pytest.raises(DigestMismatch) as refused:
+        pull(Remote(at(site), SHA256, len(SIF)), tmp_path, login=None, progress=lambda *_: None)
+    assert SHA256 in refused.value.message
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(401, "asks for a login"), (403, "asks for a login"), (404, "no such image"), (503, "503")],
+)
+def test_a_refusal_is_told_with_the_next_move(
+    status: int, told: str, serve: Callable[..., Site]
+) -> None:
+    reference = at(serve(content=b"", statuses=[status]), tag="v1")
+    with pytest.raises(CaHpcError, match=told) as refused:
+        resolve(reference, login=None)
+    assert str(reference) in refused.value.message and refused.value.hint
+    assert refused.value.exit_code == ExitCode.USAGE
+
+
+def test_a_registry_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_TRIES", 0)
+    with pytest.raises(CaHpcError, match=r"oras://127\.0\.0\.1:1/a: cannot be reached"):
+        resolve(InRegistry("127.0.0.1:1", "a"), login=None)
+
+
+def test_a_failed_pull_speaks_of_images_not_of_weights(
+    serve: Callable[..., Site], tmp_path: Path
+) -> None:
+    site = serve(content=b"", statuses=[403])
+    with pytest.raises(CaHpcError) as refused:
+        pull(Remote(at(site), SHA256, 1), tmp_path, login=None, progress=lambda *_: None)
+    assert "image pull" in str(refused.value.hint) and "weights" not in str(refused.value.hint)
+
+
+def test_what_is_pushed_has_the_digest_of_its_bytes_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "x.sif").write_bytes(SIF)
+    reference = InRegistry("127.0.0.1:1", "a", sha256="0" * 64)
+    with pytest.raises(CaHpcError, match="follows from the image"):
+        push(tmp_path / "x.sif", reference, sha256=SHA256, login=None, progress=lambda *_: None)

@@ -1,0 +1,187 @@
+"""``ca-hpc image``, as far as it needs neither Apptainer nor a registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Call, called
+from tests.sif import write_sif
+
+WEEKS = 40 * 86400
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, place in (("HOME", "home"), ("CA_HPC_STORE", "store"), ("XDG_CACHE_HOME", "cache"),
+                        ("PATH", "programs")):  # fmt: skip
+        monkeypatch.setenv(name, str(tmp_path / place))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def image(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """``ca-hpc image …``"""
+    return lambda *words: called("image", *map(str, words), monkeypatch=monkeypatch, capsys=capsys)
+
+
+@pytest.fixture
+def sif(tmp_path: Path) -> Path:
+    return write_sif(tmp_path / "ca.sif", contents=b"one")
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def pulled(image: Callable[..., object], sif: Path, *options: str) -> Path:
+    """The image in the store, as if it had been there for long."""
+    shown = image("pull", sif, "--json", *options)
+    assert shown.code == 0, shown  # type: ignore[attr-defined]
+    file = Path(json.loads(shown.out)["file"])  # type: ignore[attr-defined]
+    long_ago = time.time() - WEEKS
+    os.utime(file.parent, (long_ago, long_ago))
+    return file
+
+
+def test_a_file_is_taken_into_the_store_and_listed(image: Call, sif: Path, tmp_path: Path) -> None:
+    shown = image("pull", sif.name, "--name", "training")
+    assert shown.code == 0
+    assert f"image: sha256:{sha256(sif)}" in shown.out and "image: training" in shown.out
+    assert sif.exists()
+    (row,) = json.loads(image("list", "--json").out)["images"]
+    assert (row["sha256"], row["names"]) == (sha256(sif), ["training"])
+    assert row["file"] == str(tmp_path / "store/images" / sha256(sif) / "image.sif")
+    assert sha256(sif)[:12] in image("list").out
+
+
+def test_an_empty_store_is_no_error(image: Call) -> None:
+    for command in ("list", "verify"):
+        shown = image(command)
+        assert (shown.code, shown.err) == (0, "") and "no images in" in shown.out
+    assert image("gc").code == 0
+
+
+def test_a_name_is_not_taken_from_another_image_unasked(image: Call, sif: Path) -> None:
+    image("pull", sif, "--name", "training")
+    first = sha256(sif)
+    write_sif(sif, contents=b"two")
+    shown = image("pull", sif, "--name", "training")
+    assert shown.code == 3
+    assert first in shown.err and sha256(sif) in shown.err and "--replace" in shown.err
+    assert image("pull", sif, "--name", "training", "--replace").code == 0
+    found = json.loads(image("pull", "training", "--json").out)
+    assert found["sha256"] == sha256(sif)
+
+
+def test_a_name_that_cannot_be_given_is_refused_before_anything_is_copied(
+    image: Call, sif: Path, tmp_path: Path
+) -> None:
+    assert image("pull", sif, "--name", "a/b").code == 2
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_changed_byte_is_found_though_its_times_were_set_back(image: Call, sif: Path) -> None:
+    file = pulled(image, sif)
+    assert image("verify").code == 0
+    before = file.stat()
+    file.chmod(0o644)
+    changed = bytearray(file.read_bytes())
+    changed[-1] ^= 1
+    file.write_bytes(changed)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for words in (("verify",), ("verify", f"sha256:{sha256(sif)}")):
+        shown = image(*words)
+        assert shown.code == 3
+        assert sha256(sif) in shown.err and sha256(file) in shown.err
+
+
+def test_a_file_that_nothing_is_recorded_of_is_not_called_as_recorded(
+    image: Call, sif: Path
+) -> None:
+    shown = image("verify", sif)
+    assert shown.code == 0 and "nothing is recorded of it" in shown.out
+    (found,) = json.loads(image("verify", f"{sif}@sha256:{sha256(sif)}", "--json").out)[
+        "as_recorded"
+    ]
+    assert (found["sha256"], found["recorded"]) == (sha256(sif), True)
+    assert image("verify", f"{sif}@sha256:{'0' * 64}").code == 3
+
+
+def test_gc_shows_what_could_go_and_removes_it_only_when_told(image: Call, sif: Path) -> None:
+    named, idle = (
+        pulled(image, sif, "--name", "training"),
+        pulled(image, write_sif(sif, contents=b"two")),
+    )
+    shown = image("gc")
+    assert shown.code == 0
+    assert "kept: named training" in shown.out and "nothing needs it" in shown.out
+    assert "--delete" in shown.out
+    assert named.exists() and idle.exists()
+    rows = json.loads(image("gc", "--delete", "--json").out)["images"]
+    assert {row["sha256"]: row["removed"] for row in rows} == {
+        named.parent.name: False,
+        idle.parent.name: True,
+    }
+    assert named.exists() and not idle.exists()
+
+
+def test_gc_looks_for_runs_where_it_is_told(image: Call, sif: Path, tmp_path: Path) -> None:
+    idle = pulled(image, sif)
+    run = tmp_path / "moved/old-001"
+    run.mkdir(parents=True)
+    (run / "workflow.json").write_text(json.dumps({"sha256": sha256(sif)}))
+    shown = image("gc", "--delete", "--runs", "moved")
+    assert f"kept: run {run}" in shown.out and idle.exists()
+
+
+def test_a_signature_that_is_asked_for_and_cannot_be_checked_lets_nothing_in(
+    image: Call, sif: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lab.pem").write_text("a key")
+    shown = image("pull", sif, "--key", "lab.pem")
+    assert shown.code == 2 and "apptainer" in shown.err
+    assert json.loads(image("list", "--json").out)["images"] == []
+
+
+def test_only_a_registry_is_pushed_to(image: Call, sif: Path) -> None:
+    shown = image("push", sif, "elsewhere.sif")
+    assert shown.code == 2 and "oras://HOST/NAME:TAG" in shown.err
+
+
+def test_the_store_of_a_cluster_is_used_where_one_is_named(
+    image: Call, sif: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ours.yaml").write_text(
+        f"name: ours\nfolders: {{store: {tmp_path}/other}}\nimages: {{store: {tmp_path}/lab}}\n"
+    )
+    found = json.loads(image("pull", sif, "--cluster", "ours.yaml", "--json").out)
+    assert found["file"].startswith(f"{tmp_path}/lab/images/")
+
+
+def test_the_lock_is_what_the_recipes_make_it(image: Call) -> None:
+    shown = image("lock", "--check", "--json")
+    assert shown.code == 0, shown
+    assert json.loads(shown.out)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ("{signatures: {keys: []}}", "keys"),
+        ("{signatures: {keys: [lab.pem]}}", "from /"),
+        ("{signatures: {keys: [/lab.txt]}}", "public key"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(
+    images: str, told: str, image: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "ours.yaml").write_text(f"name: ours\nimages: {images}\n")
+    shown = image("list", "--cluster", "ours.yaml")
+    assert shown.code == 2 and told in shown.err
