@@ -81,7 +81,8 @@ def archive(
     check_target(target, KIND)
     was = of_run(run, compose(run), store=store)
     now = given_facts(was.plans, splits=was.splits, test_sets=was.test_sets)
-    refuse(drift({name: was.facts.get(name, "") for name in now}, now), allowed=())
+    recorded = {name: was.facts.get(name, "") for name in now}
+    refuse(drift(recorded, now), allowed=(), hint="put back what was recorded")
     texts = _texts(run, was, pseudonyms(was.cases) if names == "replaced" else None)
     with tempfile.TemporaryDirectory(prefix="ca-hpc-archive-", dir=target.parent) as folder:
         contents = [Content.of_bytes(name, text.encode()) for name, text in texts.items()]

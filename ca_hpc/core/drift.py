@@ -113,10 +113,11 @@ def drift(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def refuse(rows: Iterable[Row], *, allowed: Collection[str]) -> None:
+def refuse(rows: Iterable[Row], *, allowed: Collection[str], hint: str | None = None) -> None:
     """Raise DigestMismatch for what must be the same and is not, SpecError for an unknown name.
 
-    What is not known on one side is no difference: the table tells it.
+    What is not known on one side is no difference: the table tells it. ``hint``: the next move,
+    where allowing is none.
     """
     check_allowed(allowed)
     refused = [row for row in drifted(rows) if _aspect(row.aspect) not in allowed]
@@ -127,7 +128,8 @@ def refuse(rows: Iterable[Row], *, allowed: Collection[str]) -> None:
                 f"{row.aspect} is {_named(row.now)}, recorded is {_named(row.before)}"
                 for row in refused
             ),
-            hint="put back what was recorded, or take what there is, on record: "
+            hint=hint
+            or "put back what was recorded, or take what there is, on record: "
             + " ".join(f"--allow {name}" for name in names),
         )
 

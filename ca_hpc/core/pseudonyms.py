@@ -41,11 +41,15 @@ def pseudonyms(cases: Cases) -> Pseudonyms:
     """``c0001`` … for cases, ``p001`` … for persons, ``s1`` … for each one's sessions."""
     ordered = sorted(cases.cases, key=lambda case: case.id)
     persons = _numbered({owner_of(case) for case in ordered}, prefix="p", digits=3)
-    sessions: dict[tuple[str, str, str], str] = {}
-    for owner in persons:
-        own = {case.session for case in ordered if owner_of(case) == owner}
-        for number, session in enumerate(sorted(name for name in own if name is not None), start=1):
-            sessions[(*owner, session)] = f"s{number}"
+    of_each: dict[tuple[str, str], set[str]] = {}
+    for case in ordered:
+        if case.session is not None:
+            of_each.setdefault(owner_of(case), set()).add(case.session)
+    sessions = {
+        (*owner, session): f"s{number}"
+        for owner, own in of_each.items()
+        for number, session in enumerate(sorted(own), start=1)
+    }
     ids = _numbered({case.id for case in ordered}, prefix="c", digits=4)
     return Pseudonyms(ids, persons, sessions)
 

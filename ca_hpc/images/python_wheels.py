@@ -82,7 +82,7 @@ def _take(requirements: Path, *, source: Path, into: Path) -> None:
             f"{source} lacks {len(lacking)} of {len(pins)} pinned files:"
             f" {', '.join(lacking[:5])}{', …' * (len(lacking) > 5)}",
             hint=f"fill it on a machine with Python {_PYTHON} and an index: pip download --no-deps"
-            f" --requirement {requirements.name} --dest FOLDER",
+            f" --requirement {requirements} --dest FOLDER",
         )
     for pin in pins:
         file = by_sha256[str(pin.sha256)]

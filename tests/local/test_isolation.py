@@ -37,10 +37,10 @@ class nnUNetTrainerTells(nnUNetTrainer):
 EVIL = "open({mark!r}, 'a').write(__name__ + '\\n')\nraise RuntimeError('EVIL')\n"
 
 
-def submit(folder: Path, *, shell: Mapping[str, str], umask: int) -> Path:
+def submit(folder: Path, *, variables: Mapping[str, str], umask: int) -> Path:
     """As a user does: with the entry point's own code, in a Python that listens to the shell."""
     argv = (sys.executable, "-m", "ca_hpc", "submit", "job.yaml", "--detach", "--json")
-    given = {"PATH": os.environ["PATH"], "USER": "me", **shell}
+    given = {"PATH": os.environ["PATH"], "USER": "me", **variables}
     done = subprocess.run(
         argv, cwd=folder, env=given, text=True, capture_output=True, umask=umask, check=False
     )
@@ -129,7 +129,7 @@ def test_a_hostile_shell_changes_nothing(tmp_path: Path) -> None:
     }
     runs = {}
     for name, (shell, umask) in shells.items():
-        runs[name] = submit(tmp_path, shell=shell, umask=umask)
+        runs[name] = submit(tmp_path, variables=shell, umask=umask)
         to_the_end(runs[name])
     # once, in the interpreter that the shell starts, which starts one of its own at once
     assert mark.read_text() == "sitecustomize\n"

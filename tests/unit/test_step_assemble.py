@@ -15,12 +15,14 @@ import pytest
 
 from ca_hpc.core.data_spec import Crop, Folds, Label, PackSource, Prepare, Shares
 from ca_hpc.core.record import Case
+from ca_hpc.core.run_record import File, Rerun
 from ca_hpc.errors import CaHpcError
 from ca_hpc.imaging.orientation import to_orientation
 from ca_hpc.sources.pack import packed_cases
 from ca_hpc.steps.assemble import assemble
 from ca_hpc.steps.prepare import prepare
 from ca_hpc.store.digests import identity_of, sha256_file
+from ca_hpc.store.given import Given, write_given
 from ca_hpc.store.pack_writer import write_pack
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.seal import read_seals
@@ -366,3 +368,29 @@ def test_splits_and_test_sets_are_sealed_with_the_data_set(
     for name, each in sealed.items():
         assert each.sha256 == sha256_file(run.file(name))
         assert each.identity == identity_of(run.file(name))
+
+
+def test_a_rerun_is_divided_as_it_was_given(tmp_path: Path, cases: list[Case]) -> None:
+    first = small(tmp_path / "first", cases)
+    make(first)
+    folds = json.loads(first.file("splits.json").read_text())
+    folds = [{"train": fold["val"], "val": fold["train"]} for fold in folds]
+    texts = json.dumps(folds, indent=1) + "\n", "{}\n"
+    again = small(tmp_path / "again", cases)
+    write_given(again, Given(*texts, plans={}, rerun=Rerun(File("first", "a" * 64, 1))))
+    make(again)
+    assert again.file("splits.json").read_text() == texts[0]
+    assert texts[0] != first.file("splits.json").read_text()
+
+
+def test_a_case_of_the_recorded_splits_that_cannot_be_used_stops_a_rerun(
+    tmp_path: Path, cases: list[Case]
+) -> None:
+    folds = [{"train": [case.id for case in cases[1:]], "val": [cases[0].id]}]
+    again = small(tmp_path, cases, prepare=Prepare(on_error="skip"))
+    given = Given(json.dumps(folds), "{}", plans={}, rerun=Rerun(File("first", "a" * 64, 1)))
+    write_given(again, given)
+    save(image(1, (3, 3, 3)), Path(cases[0].labels[0].path))
+    with pytest.raises(CaHpcError, match="1 cases of the recorded splits") as refused:
+        make(again)
+    assert cases[0].id in refused.value.message

@@ -1,0 +1,208 @@
+"""Archives: all that a rerun needs, nothing that names anybody, and nothing that was changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ca_hpc.actions.archive import Archived, archive
+from ca_hpc.actions.original import Original, of_archive, of_run
+from ca_hpc.actions.relocate import holding, relocate
+from ca_hpc.core.codec import encode
+from ca_hpc.core.drift import data_fact, drift
+from ca_hpc.core.record import Cases
+from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.report.run_record import compose
+from ca_hpc.store import archive as archives
+from ca_hpc.store.archive import KIND, Archive, Manifest
+from ca_hpc.store.digests import DigestCache
+from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.sealed_tar_writer import Content, write_sealed
+from ca_hpc.weights.store import WeightStore
+from tests.rerunnable import SUBJECTS, rerunnable
+from tests.recorded_run import DATASET
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return rerunnable(tmp_path)
+
+
+def archived(run: RunFolder, target: Path, **given: Any) -> Archived:
+    return archive(
+        run,
+        target,
+        store=WeightStore(target.parent / "store"),
+        cache=DigestCache(target.parent / "cache.json"),
+        wheels=lambda into: (into / "ca_hpc-0.1.0-py3-none-any.whl").write_bytes(b"wheel"),
+        say=lambda text: None,
+        progress=lambda done, total: None,
+        **given,
+    )
+
+
+def opened(file: Path, store: Path) -> Original:
+    cache = DigestCache(store.parent / "cache.json")
+    return of_archive(Archive.open(file), store=WeightStore(store), cache=cache)
+
+
+def unpinned(facts: dict[str, str]) -> dict[str, str]:
+    """Without what is named after cases or places."""
+    return {k: v for k, v in facts.items() if k not in ("folder", "splits.folds")}
+
+
+def test_an_archive_tells_what_the_run_tells(tmp_path: Path, run: RunFolder) -> None:
+    made = archived(run, tmp_path / "study.tar")
+    assert made.left_out == ("images",)
+    assert made.size_bytes == (tmp_path / "study.tar").stat().st_size
+    was = of_run(run, compose(run), store=WeightStore(tmp_path / "store"))
+    found = opened(tmp_path / "study.tar", tmp_path / "there")
+    assert unpinned(found.facts) == unpinned(was.facts)
+    assert found.of.sha256 == made.sha256
+    assert found.plans == was.plans
+    assert json.loads(found.splits) == [
+        {"train": ["c0001", "c0002"], "val": ["c0003", "c0004"]},
+        {"train": ["c0003", "c0004"], "val": ["c0001", "c0002"]},
+    ]
+    for named, original in ((found.weights, "anna's model.pth"), (found.image, "neck.sif")):
+        assert named is not None
+        assert Path(named).read_bytes() == (tmp_path / original).read_bytes()
+    assert found.trainers is not None and list(Path(found.trainers).glob("*.py"))
+    assert found.image is not None and Path(f"{found.image}.json").is_file()
+
+
+def test_nothing_in_it_names_a_subject_or_a_place_here(tmp_path: Path, run: RunFolder) -> None:
+    archived(run, tmp_path / "study.tar", images=True)
+    raw = (tmp_path / "study.tar").read_bytes()
+    for name in (*SUBJECTS, "carl", str(tmp_path), "/data"):
+        assert name.encode() not in raw, name
+    archived(run, tmp_path / "named.tar", names="kept")
+    assert b"s1-anna-1" in (tmp_path / "named.tar").read_bytes()
+
+
+def test_equal_runs_give_equal_archives(tmp_path: Path, run: RunFolder) -> None:
+    one, two = (archived(run, tmp_path / name) for name in ("one.tar", "two.tar"))
+    assert one.sha256 == two.sha256
+    Archive.open(one.file).verify(lambda done, total: None)
+
+
+def test_with_images_it_needs_no_data_beside_it(tmp_path: Path, run: RunFolder) -> None:
+    archived(run, tmp_path / "study.tar", images=True, without=["wheels"])
+    for file in (tmp_path / "data").iterdir():
+        file.unlink()
+    found = opened(tmp_path / "study.tar", tmp_path / "there")
+    assert found.folder is not None
+    cache = DigestCache(tmp_path / "cache.json")
+    there = relocate(found.cases, [holding(found.folder, cache=cache)], former={}, cache=cache)
+    assert data_fact(there.by_content) == data_fact(found.cases)
+
+
+def test_parts_can_be_left_out_and_are_then_found_by_digest(tmp_path: Path, run: RunFolder) -> None:
+    made = archived(run, tmp_path / "study.tar", without=["image", "weights", "wheels"])
+    assert made.left_out == ("image", "weights", "wheels", "images")
+    found = opened(tmp_path / "study.tar", tmp_path / "there")
+    image, weights = run.workflow.runtime.image, run.pins.weights
+    assert image is not None and weights is not None
+    assert (found.image, found.weights) == (f"sha256:{image.sha256}", f"sha256:{weights.sha256}")
+
+
+FLIPPED: dict[str, Callable[[RunFolder, Path], Path]] = {
+    "image": lambda run, here: here / "neck.sif",
+    "weights": lambda run, here: here / "anna's model.pth",
+    "plans": lambda run, here: run.preprocessed / DATASET / "nnUNetPlans.json",
+    "splits": lambda run, here: run.file("splits.json"),
+    "an image of the data": lambda run, here: here / "data/s1-ben-1.nii.gz",
+}
+
+
+@pytest.mark.parametrize("what", FLIPPED)
+def test_what_was_changed_is_not_archived(tmp_path: Path, run: RunFolder, what: str) -> None:
+    file = FLIPPED[what](run, tmp_path)
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(DigestMismatch) as refused:
+        archived(run, tmp_path / "study.tar", images=True)
+    assert "is sha256:" in refused.value.message and "recorded is sha256:" in refused.value.message
+    assert not (tmp_path / "study.tar").exists()
+
+
+def test_a_run_that_has_no_plans_yet_cannot_be_archived(tmp_path: Path, run: RunFolder) -> None:
+    run.file("arms.json").unlink()
+    with pytest.raises(CaHpcError, match="no plans"):
+        archived(run, tmp_path / "study.tar")
+
+
+def test_what_is_unpacked_is_taken_again_and_repaired(tmp_path: Path, run: RunFolder) -> None:
+    archived(run, tmp_path / "study.tar")
+    first = opened(tmp_path / "study.tar", tmp_path / "there")
+    assert first.weights is not None
+    Path(first.weights).write_bytes(b"damaged")
+    again = opened(tmp_path / "study.tar", tmp_path / "there")
+    assert again.weights == first.weights
+    assert Path(first.weights).read_bytes() == b"weights"
+    left = [p for p in (tmp_path / "there").rglob("*") if ".unpacking" in p.name]
+    assert left == []
+
+
+def forged(source: Path, target: Path, **texts: str) -> Path:
+    """The archive with other members of these names ("_" for "/"), sealed anew."""
+    was = Archive.open(source)
+    other = {name.replace("__", "/"): text for name, text in texts.items()}
+
+    def content(name: str) -> Content:
+        chunks = b"".join(was.chunks(name))
+        return Content.of_bytes(name, other.get(name, chunks.decode(errors="replace")).encode())
+
+    def manifest(files: Any) -> Manifest:
+        return Manifest(1, "0.1", was.name, "kept", files)
+
+    write_sealed(
+        [content(name) for name in was.files],
+        target,
+        kind=KIND,
+        manifest=manifest,
+        progress=lambda done, total: None,
+    )
+    return target
+
+
+def hostile(cases: Cases) -> Iterator[tuple[str, dict[str, str]]]:
+    first = cases.cases[0]
+    renamed = replace(cases, cases=(replace(first, id="../x"), *cases.cases[1:]))
+    yield "its id is none", {"cases.json": encode(renamed)}
+    yield "no name of a test set", {"given__test_sets.json": '{"../up": []}'}
+    yield "is no case", {"given__splits.json": '[{"train": ["c9"], "val": []}]'}
+    yield "cannot be read", {"given__splits.json": "{"}
+    yield "cannot be read", {"run.json": "{}"}
+
+
+def test_an_archive_of_somebody_elses_names_no_paths_here(tmp_path: Path, run: RunFolder) -> None:
+    archived(run, tmp_path / "study.tar", without=["wheels"])
+    cases = opened(tmp_path / "study.tar", tmp_path / "there").cases
+    for number, (why, texts) in enumerate(hostile(cases)):
+        bad = forged(tmp_path / "study.tar", tmp_path / f"{number}.tar", **texts)
+        with pytest.raises(CaHpcError, match=why):
+            opened(bad, tmp_path / "there")
+
+
+def test_a_flipped_byte_in_an_archive_is_seen(tmp_path: Path, run: RunFolder) -> None:
+    file = archived(run, tmp_path / "study.tar").file
+    known = Archive.open(file)
+    raw = bytearray(file.read_bytes())
+    raw[known.start + known.member(archives.IMAGE).at] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(DigestMismatch, match=archives.IMAGE):
+        opened(file, tmp_path / "there")
+    assert not list((tmp_path / "there").rglob(archives.IMAGE))
+
+
+def test_archived_twice_drifts_in_nothing_but_places(tmp_path: Path, run: RunFolder) -> None:
+    archived(run, tmp_path / "one.tar")
+    archived(run, tmp_path / "two.tar", names="kept")
+    one, two = (opened(tmp_path / f"{name}.tar", tmp_path / "there") for name in ("one", "two"))
+    others = [row.aspect for row in drift(one.facts, two.facts) if row.verdict != "same"]
+    assert others == ["splits.folds", "folder"]

@@ -1,0 +1,91 @@
+"""Files of recorded cases are found by what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ca_hpc.actions.original import recorded_cases
+from ca_hpc.actions.relocate import Relocated, holding, relocate
+from ca_hpc.core.record import Case
+from ca_hpc.errors import CaHpcError
+from ca_hpc.store.digests import DigestCache
+from ca_hpc.store.pack_writer import write_pack
+from ca_hpc.store.run_folder import RunFolder
+from tests.rerunnable import rerunnable
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return rerunnable(tmp_path)
+
+
+def found(run: RunFolder, *places: Path, former: bool = True) -> Relocated:
+    cache = DigestCache(run.path / "cache.json")
+    return relocate(
+        recorded_cases(run),
+        [holding(place, cache=cache) for place in places],
+        former={case.id: case for case in run.cases.cases} if former else {},
+        cache=cache,
+    )
+
+
+def used(run: RunFolder) -> tuple[Case, ...]:
+    return tuple(case for case in run.cases.cases if case.person != "carl")
+
+
+def test_where_they_were_nothing_has_changed(run: RunFolder) -> None:
+    here = found(run)
+    assert here.cases.cases == used(run)
+    assert here.by_content == recorded_cases(run)
+    assert here.changed == ()
+
+
+def test_under_other_names_they_are_found_in_a_folder(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    for number, file in enumerate(sorted((tmp_path / "data").iterdir())):
+        file.rename(tmp_path / f"elsewhere/deep/{number}.nii.gz")
+    there = found(run, tmp_path / "elsewhere")
+    assert there.by_content == recorded_cases(run)
+    before = {case.id: Path(case.images[0]).name for case in used(run)}
+    assert before.keys() == {case.id for case in there.cases.cases}
+    assert all(Path(file).is_file() for case in there.cases.cases for file in case.files)
+
+
+def test_in_a_pack_they_are_members(run: RunFolder, tmp_path: Path) -> None:
+    study = replace(run.cases, cases=used(run), remarks=())
+    write_pack(study, tmp_path / "study.tar", ca_hpc="0.1", progress=lambda done, total: None)
+    there = found(run, tmp_path / "study.tar", former=False)
+    assert {case.archive for case in there.cases.cases} == {str(tmp_path / "study.tar")}
+    assert there.by_content == recorded_cases(run)
+
+
+def test_a_changed_file_is_taken_from_elsewhere_or_told(run: RunFolder, tmp_path: Path) -> None:
+    image = Path(used(run)[0].images[0])
+    (tmp_path / "kept").mkdir()
+    for file in used(run)[0].files:
+        (tmp_path / "kept" / Path(file).name).write_bytes(Path(file).read_bytes())
+    image.write_text("another image")
+    told = found(run)
+    assert told.by_content != recorded_cases(run)
+    assert told.cases.cases == used(run)
+    (sentence,) = told.changed
+    assert sentence.startswith(f"file {image} is sha256:") and sentence.count("sha256:") == 2
+    instead = found(run, tmp_path / "kept")
+    assert instead.by_content == recorded_cases(run)
+    assert instead.cases.cases[0].images == (str(tmp_path / "kept" / image.name),)
+
+
+def test_what_is_nowhere_is_named(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    Path(used(run)[1].labels[0].path).unlink()
+    with pytest.raises(CaHpcError, match=f"1 of 4 cases have no files here: {used(run)[1].id}"):
+        found(run, tmp_path / "nothing")
+
+
+def test_what_is_neither_folder_nor_pack_holds_no_data(run: RunFolder, tmp_path: Path) -> None:
+    for place in (tmp_path / "neck.sif", tmp_path / "absent"):
+        with pytest.raises(CaHpcError, match="neither a folder nor a pack"):
+            found(run, place)
