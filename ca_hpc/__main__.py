@@ -31,18 +31,26 @@ def main() -> None:
 
 def _refuse_hidden_installation() -> None:
     """Say so where this package lies in a folder that no job reads: it would die there, of this."""
+    if sys.flags.isolated:  # it was found without
+        return
     here = os.path.realpath(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120
     named = [("PYTHONPATH", path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     if (site := sys.modules.get("site")) is not None and site.ENABLE_USER_SITE:
         named.append(("the user's site-packages", site.getusersitepackages()))
     for name, folder in named:
-        if folder and os.path.realpath(folder) == here:
+        if folder and os.path.realpath(folder) == here and not _found_without():
             print(
                 f"error: ca-hpc is in {here} ({name}), which jobs do not read\n"
                 "hint: install it into a virtual environment, and run it from there",
                 file=sys.stderr,
             )
             sys.exit(2)
+
+
+def _found_without() -> bool:
+    """Whether an isolated interpreter finds the package, too: it may be installed from there."""
+    code = "import sys, importlib.util as u; sys.exit(u.find_spec('ca_hpc') is None)"
+    return os.spawnv(os.P_WAIT, sys.executable, (sys.executable, "-I", "-c", code)) == 0
 
 
 if __name__ == "__main__":

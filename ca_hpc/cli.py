@@ -279,7 +279,7 @@ def private_umask() -> None:
 
 def _run_command() -> NoReturn:
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="ca-hpc", standalone_mode=False)
         if code == ExitCode.INTERRUPTED:  # what typer makes of KeyboardInterrupt
             _interrupted()
         sys.exit(code)

@@ -211,9 +211,9 @@ def _file(path: Path, digest: str) -> str:
 
 def _weights(path: Path, digest: str, store: WeightStore) -> str:
     """As a job names weights; those of the store and of an image are known there by digest."""
-    if not path.is_file() or store.folder in path.parents or store.find(digest) is not None:
-        return f"sha256:{digest}"
-    return str(path)
+    entry = store.find(digest)  # by that of their source, too, which are other bytes
+    kept = entry is not None and entry.manifest.sha256 == digest
+    return f"sha256:{digest}" if kept or not path.is_file() else str(path)
 
 
 def recorded_cases(run: RunFolder) -> Cases:

@@ -24,13 +24,17 @@ from ca_hpc.store.digests import DigestCache
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.sealed_tar_writer import Content, write_sealed
 from ca_hpc.weights.store import WeightStore
-from tests.rerunnable import SUBJECTS, rerunnable
 from tests.recorded_run import DATASET
+from tests.rerunnable import SUBJECTS, rerunnable
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return rerunnable(tmp_path)
+
+
+def lay_wheel(folder: Path) -> None:
+    (folder / "ca_hpc-0.1.0-py3-none-any.whl").write_bytes(b"wheel")
 
 
 def archived(run: RunFolder, target: Path, **given: Any) -> Archived:
@@ -39,7 +43,7 @@ def archived(run: RunFolder, target: Path, **given: Any) -> Archived:
         target,
         store=WeightStore(target.parent / "store"),
         cache=DigestCache(target.parent / "cache.json"),
-        wheels=lambda into: (into / "ca_hpc-0.1.0-py3-none-any.whl").write_bytes(b"wheel"),
+        wheels=lay_wheel,
         say=lambda text: None,
         progress=lambda done, total: None,
         **given,

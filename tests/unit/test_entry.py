@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,25 @@ def test_what_is_written_is_private_whatever_the_shell_allows(tmp_path: Path) ->
     assert started("--version", cwd=tmp_path, python=(sys.executable, "-c", code)).returncode == 0
 
 
+def test_help_names_the_command_and_not_how_it_is_started(tmp_path: Path) -> None:
+    assert "Usage: ca-hpc " in started("--help", cwd=tmp_path).stdout
+    assert "Usage: ca-hpc submit " in started("submit", "--help", cwd=tmp_path).stdout
+
+
+def test_an_installation_that_is_in_the_python_path_as_well_is_none_the_worse(
+    tmp_path: Path,
+) -> None:
+    done = started("--version", cwd=tmp_path, PYTHONPATH=str(CHECKOUT))
+    assert (done.returncode, done.stdout.strip()) == (0, ca_hpc.__version__)
+
+
 def test_an_installation_that_jobs_do_not_read_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "lib" / "ca_hpc"
     copy.mkdir(parents=True)
     for name in ("__init__.py", "__main__.py"):
         shutil.copyfile(CHECKOUT / "ca_hpc" / name, copy / name)
-    argv = (sys.executable, "-S", "-m", "ca_hpc")
+    venv.create(tmp_path / "bare", symlinks=True)  # has no ca-hpc of its own
+    argv = (str(tmp_path / "bare/bin/python"), "-m", "ca_hpc")
     done = started("--version", cwd=tmp_path, python=argv, PYTHONPATH=str(copy.parent))
     assert done.returncode == 2
     assert done.stderr == (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.images.host_wheels import DIRECT, fetch_host_wheels, installed_with
