@@ -50,7 +50,7 @@ def rerun(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run again what was run, here or elsewhere, with the same inputs."""
+    """Run again what was run, with the same inputs."""
     import secrets
     from datetime import datetime, timezone
 
@@ -94,7 +94,7 @@ def compare(
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: metrics side by side. Exit code 1 where they differ by more."""
+    """Compare metrics of runs; exit code 1 beyond the tolerance."""
     from ca_hpc.actions.compare import compare as action
 
     found = action(runs, tolerance=tolerance)
@@ -137,7 +137,7 @@ def archive(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one file with which another site can rerun a run, without internet."""
+    """Write all that another site needs for a rerun into one file."""
     from ca_hpc.actions.archive import archive as action
     from ca_hpc.actions.prepare import Host, weight_store
     from ca_hpc.store.digests import DigestCache

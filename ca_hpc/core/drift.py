@@ -45,6 +45,7 @@ NONE: Final = "none"  # known to be absent
 TRAINING: Final = "train-"  # what ids of training tasks begin with
 #: packages that results depend on, where no image pins them
 SOFTWARE: Final = ("python", "torch", "nnunetv2", "numpy")
+CPU_KERNELS: Final = "torch-cpu-capability"  # AVX2, AVX512, …: on a CPU bits depend on it
 # what of a job spec names places and amounts, or is an aspect of its own
 _NOT_SETTINGS: Final = frozenset(
     {
@@ -75,6 +76,7 @@ def facts(record: RunRecord) -> dict[str, str]:
         **_software(trainings, imaged=record.image is not None),
         "node": _distinct(machine.host for machine in machines),
         "cpu": _distinct(machine.cpu for machine in machines),
+        "cpu.torch": _distinct(_version(one, CPU_KERNELS) for one in trainings),
         "gpu": _distinct(gpu.name for gpu in gpus) or (NONE if machines else ""),
         "driver": _distinct(gpu.driver for gpu in gpus) or (NONE if machines else ""),
     }
@@ -175,6 +177,10 @@ def _sha256(file: File | None) -> str:
 
 def _distinct(values: Iterable[object]) -> str:
     return ", ".join(sorted({str(value) for value in values if value is not None}))
+
+
+def _version(attempt: AttemptRecord, name: str) -> str | None:
+    return None if attempt.software is None else attempt.software.versions.get(name)
 
 
 def _software(trainings: Sequence[AttemptRecord], *, imaged: bool) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Wheels of what submits and watches runs, at the versions that are installed here.
 
-``pip install --no-index --find-links wheels ca-hpc`` then needs no network. They are for Pythons
+``pip install --no-index wheels/*.whl`` then needs no network. They are for Pythons
 and machines like this one.
 """
 

@@ -124,7 +124,7 @@ def _given(call: StepCall) -> tuple[Kinds, Plans] | None:
     raw = call.run.raw / call.run.cases.dataset / "dataset.json"
     shutil.copyfile(raw, call.attempt / DRAFT / call.run.cases.dataset / raw.name)  # planners do
     call.say("plans as recorded")
-    kinds = {arm: str(one["plans_name"]) for arm, one in given.items()}
+    kinds = {arm: str(given[arm]["plans_name"]) for arm in call.run.spec.arms}
     # those first by whose name others' data go, as when they were made
     ordered = sorted(given.values(), key=_lends_no_data)
     return kinds, {str(one["plans_name"]): one for one in ordered}

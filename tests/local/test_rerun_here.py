@@ -61,7 +61,8 @@ def differing(told: dict[str, Any]) -> dict[str, str]:
     return {row["aspect"]: row["verdict"] for row in told["drift"] if row["verdict"] != "same"}
 
 
-NOT_YET = dict.fromkeys(("node", "cpu", "gpu", "driver"), "unknown")  # what only a node can tell
+# what only a node can tell
+NOT_YET = dict.fromkeys(("node", "cpu", "cpu.torch", "gpu", "driver"), "unknown")
 
 
 def test_a_rerun_of_a_run_folder_gives_the_same_weights(first: Path) -> None:

@@ -44,7 +44,9 @@ RECORD = RunRecord(
         AttemptRecord(
             *("train-scratch-fold0", "1", "", "COMPLETED"),
             machine=MACHINE,
-            software=Software({"python": "3.11", "torch": "2.13.0", "submitit": "1.5"}),
+            software=Software(
+                {"python": "3.11", "torch": "2.13.0", "torch-cpu-capability": "AVX2"}
+            ),
         ),
     ),
 )
@@ -68,6 +70,7 @@ def test_a_record_tells_what_a_rerun_must_have_and_where_trainings_ran() -> None
         "software.torch": "2.13.0",
         "node": "node1",
         "cpu": "EPYC",
+        "cpu.torch": "AVX2",
         "gpu": "H100",
         "driver": "580",
     }
