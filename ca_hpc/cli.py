@@ -6,7 +6,6 @@ Everything but typer is imported inside the commands: ``ca-hpc --help`` must be 
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from ca_hpc import __version__, cli_runs, screen
+from ca_hpc import __version__, cli_reruns, cli_runs, screen
 from ca_hpc.cli_data import data_app
 from ca_hpc.cli_image import image_app
 from ca_hpc.cli_json import AsJson, answer, answer_error, one_object
@@ -161,28 +160,12 @@ def submit(
         warn=_warn,
         say=lambda text: typer.echo(text, err=True),
     )
-    jobs = _job_ids(run)
-    attached = job.cluster.executor == "local" and not detach
-    if as_json:
-        answer({"run": str(run.path), "jobs": jobs})
-    else:
-        typer.echo(f"run folder: {run.path}")
-        for stage in run.workflow.stages:
-            ids = sorted({i.split("_")[0] for i in jobs.get(stage.name, {}).values()})
-            told = f"  job {', '.join(ids)}" if ids else ""
-            word = "task" if len(stage.tasks) == 1 else "tasks"
-            typer.echo(f"  {stage.name:<11}{len(stage.tasks):>4} {word:<5}{told}".rstrip())
-        if not (wait or attached):
-            typer.echo(f"follow it: ca-hpc status --watch {shlex.quote(str(run.path))}")
-    if wait or attached:
-        now = screen.watch(run, quiet=as_json, cancel_on_interrupt=attached)
-        if as_json:
-            answer(cli_runs.status_answer(now))
-        raise typer.Exit(int(now.exit_code))
+    cli_runs.submitted(run, wait=wait, detach=detach, as_json=as_json)
 
 
 for command in (
     cli_runs.status, cli_runs.logs, cli_runs.retry, cli_runs.cancel, cli_runs.export,
+    cli_reruns.rerun, cli_reruns.compare, cli_reruns.archive,
 ):  # fmt: skip
     app.command()(command)
 
@@ -205,16 +188,6 @@ def demo(folder: DemoFolder = Path("ca-hpc-demo"), as_json: AsJson = False) -> N
             raise typer.Exit(int(now.exit_code))
 
     action.demo(folder, host=Host.here(), say=say, watch=step)
-
-
-def _job_ids(run: RunFolder) -> dict[str, dict[str, str]]:
-    """By stage and element: its job; of a chain the array."""
-    jobs: dict[str, dict[str, str]] = {}
-    for submission in run.submissions():
-        for element, job in submission.jobs:
-            chain = submission.links > 1
-            jobs.setdefault(submission.stage, {})[element] = job.split("_")[0] if chain else job
-    return jobs
 
 
 def _divided(division: Division) -> str:

@@ -17,6 +17,7 @@ from ca_hpc.errors import CaHpcError
 
 if TYPE_CHECKING:
     from ca_hpc.actions.status import RunStatus
+    from ca_hpc.store.run_folder import RunFolder
 
 RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
 
@@ -45,6 +46,38 @@ def status(
             screen.show_outcome(folder)
         screen.show_next(folder, now)
     raise typer.Exit(int(now.exit_code))
+
+
+def submitted(run: RunFolder, *, wait: bool, detach: bool, as_json: bool) -> None:
+    """What every command ends with that has submitted a run: its jobs, and their end if waited."""
+    jobs = _job_ids(run)
+    attached = run.workflow.executor == "local" and not detach
+    if as_json:
+        answer({"run": str(run.path), "jobs": jobs})
+    else:
+        typer.echo(f"run folder: {run.path}")
+        for stage in run.workflow.stages:
+            ids = sorted({i.split("_")[0] for i in jobs.get(stage.name, {}).values()})
+            told = f"  job {', '.join(ids)}" if ids else ""
+            word = "task" if len(stage.tasks) == 1 else "tasks"
+            typer.echo(f"  {stage.name:<11}{len(stage.tasks):>4} {word:<5}{told}".rstrip())
+        if not (wait or attached):
+            typer.echo(f"follow it: ca-hpc status --watch {shlex.quote(str(run.path))}")
+    if wait or attached:
+        now = screen.watch(run, quiet=as_json, cancel_on_interrupt=attached)
+        if as_json:
+            answer(status_answer(now))
+        raise typer.Exit(int(now.exit_code))
+
+
+def _job_ids(run: RunFolder) -> dict[str, dict[str, str]]:
+    """By stage and element: its job; of a chain the array."""
+    jobs: dict[str, dict[str, str]] = {}
+    for submission in run.submissions():
+        for element, job in submission.jobs:
+            chain = submission.links > 1
+            jobs.setdefault(submission.stage, {})[element] = job.split("_")[0] if chain else job
+    return jobs
 
 
 def status_answer(now: RunStatus) -> dict[str, Any]:

@@ -153,8 +153,17 @@ def find_cases(job: Job, *, host: Host, fetch: bool, say: Say = silent) -> JobDa
     return job_data.find(job.spec, store=store, fetch=fetch, say=say)
 
 
-def find_inputs(job: Job, *, host: Host, fetch: bool = False, say: Say = silent) -> Inputs:
+def find_inputs(
+    job: Job,
+    *,
+    host: Host,
+    fetch: bool = False,
+    say: Say = silent,
+    data: JobData | None = None,
+) -> Inputs:
     """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time.
+
+    ``data``: of a rerun, whose cases are known already.
 
     ``fetch``: whether what repositories and registries hold is got, too.
     """
@@ -169,7 +178,7 @@ def find_inputs(job: Job, *, host: Host, fetch: bool = False, say: Say = silent)
             f"trainers: {job.spec.trainers} is no folder",
             hint="name the folder that holds the .py files of your trainers",
         )
-    data = find_cases(job, host=host, fetch=fetch, say=say)
+    data = data or find_cases(job, host=host, fetch=fetch, say=say)
     cases = data.cases
     _check_crop(job.spec, cases)
     info = _image(job, host=host, fetch=fetch, say=say)

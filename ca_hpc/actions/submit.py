@@ -37,6 +37,7 @@ from ca_hpc.executors.placing import Sleep
 from ca_hpc.report.run_files import write_run_files
 from ca_hpc.report.run_record import RECORD
 from ca_hpc.store import atomic
+from ca_hpc.store.given import Given, write_given
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.seal import write_seals
 from ca_hpc.worker.command import Place, started_command
@@ -109,8 +110,12 @@ def submit(
     say: Say = silent,
     patience_s: float = placing.PATIENCE_S,
     sleep: Sleep = time.sleep,
+    find: Callable[[], Inputs] | None = None,
+    given: Given | None = None,
 ) -> RunFolder:
     """Check everything, write the run folder, submit all stages. Raises CaHpcError.
+
+    Of a rerun ``find`` returns the inputs, and ``given`` is laid down in the run folder.
 
     ``warn`` is told, before anything is queued, what is allowed and yet seldom meant, and ``say``
     what is being fetched. Nothing is written before all checks have passed. A submission of the
@@ -119,9 +124,20 @@ def submit(
     does not answer for ``patience_s`` seconds, all stays as it is, to be taken up.
     """
     with contextlib.ExitStack() as locks:
-        run = unfinished.take_up(job, locks=locks)
+        run = unfinished.take_up(job, given, locks=locks)
         if run is None:
-            run = _new_run(job, host=host, token=token, now=now, warn=warn, say=say, locks=locks)
+            inputs = find() if find else find_inputs(job, host=host, fetch=True, say=say)
+            run = _new_run(
+                job,
+                inputs,
+                given,
+                host=host,
+                token=token,
+                now=now,
+                warn=warn,
+                say=say,
+                locks=locks,
+            )
         else:
             say(f"the submission of {run.path} was cut off: it goes on there")
         if not run.file(RECORD).is_file():
@@ -151,6 +167,8 @@ def resume_submission(
 
 def _new_run(
     job: Job,
+    inputs: Inputs,
+    given: Given | None,
     *,
     host: Host,
     token: str,
@@ -160,7 +178,6 @@ def _new_run(
     locks: contextlib.ExitStack,
 ) -> RunFolder:
     """A run folder with all its records, and nothing submitted."""
-    inputs = find_inputs(job, host=host, fetch=True, say=say)
     image = _image(job, inputs)
     if job.cluster.executor == "slurm":
         slurm.check()
@@ -183,6 +200,8 @@ def _new_run(
         host=host_software(),
     )
     try:
+        if given is not None:
+            write_given(run, given)
         _write_records(run, job, inputs=inputs, data=data, pins=pins, flow=flow)
     except OSError:  # a full disk, a quota
         shutil.rmtree(run.path, ignore_errors=True)

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from ca_hpc.actions import stages
@@ -18,6 +19,7 @@ from ca_hpc.actions.prepare import Job
 from ca_hpc.core.model import TaskState
 from ca_hpc.errors import CaHpcError, SchedulerUnreachable
 from ca_hpc.executors import slurm
+from ca_hpc.store.given import Given, read_given
 from ca_hpc.store.lock import held
 from ca_hpc.store.run_folder import RunFolder
 
@@ -28,16 +30,17 @@ class _Busy(Exception):
     """Another process holds the lock."""
 
 
-def take_up(job: Job, *, locks: contextlib.ExitStack) -> RunFolder | None:
+def take_up(job: Job, given: Given | None, *, locks: contextlib.ExitStack) -> RunFolder | None:
     """The newest run of this very job whose submission was cut off, locked; None: there is none.
 
+    A rerun is ``given`` what a first run is not, and goes on only with its like.
     One whose jobs have been cancelled since is over.
     """
     for run in _runs(job):
         if run.file("workflow.json").is_file() and run.file(LOCK).is_file():
             # a run of another version, a damaged record: not to be gone on with
             with contextlib.suppress(CaHpcError):
-                same = _cut_off(run) and _same(run, job) and _locked(run, locks)
+                same = _cut_off(run) and _same(run, job, given) and _locked(run, locks)
                 if same and _cut_off(run) and not _given_up(run):  # as it is now, under the lock
                     return run
     return None
@@ -73,12 +76,23 @@ def _runs(job: Job) -> Iterator[RunFolder]:
                 yield RunFolder(folder)
 
 
-def _same(run: RunFolder, job: Job) -> bool:
+def _same(run: RunFolder, job: Job, given: Given | None) -> bool:
     return (
         run.file("job.yaml").read_text() == job.text
         and run.spec == job.spec
         and run.cluster == job.cluster
+        and _given_same(read_given(run), given)
     )
+
+
+def _given_same(one: Given | None, other: Given | None) -> bool:
+    """Whether both are first runs, or reruns of one run with the same things allowed.
+
+    Their tables of drift name folders and machines, which differ.
+    """
+    if one is None or other is None:
+        return one is other
+    return one == replace(other, rerun=replace(other.rerun, drift=one.rerun.drift))
 
 
 def _cut_off(run: RunFolder) -> bool:

@@ -33,6 +33,7 @@ def pack_wheel(folder: Path) -> Path:
         f"{dist_info}/WHEEL": (
             b"Wheel-Version: 1.0\nGenerator: ca-hpc\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         ),
+        f"{dist_info}/entry_points.txt": b"[console_scripts]\nca-hpc = ca_hpc.__main__:main\n",
     }
     rows = [f"{name},{_record_hash(found)},{len(found)}\n" for name, found in contents.items()]
     record = f"{dist_info}/RECORD"
