@@ -79,6 +79,7 @@ def image_build(
     from datetime import datetime, timezone
 
     from ca_hpc import processes
+    from ca_hpc.actions.image_lock import line
     from ca_hpc.actions.prepare import Host
     from ca_hpc.actions.weights import cargo
     from ca_hpc.images.build import BuildRequest, build_image
@@ -112,8 +113,10 @@ def image_build(
     if name is not None:
         _keep(str(image.path.absolute()), site=_site(), name=name, replace=True)
     if as_json:
-        answer(asdict(image))
+        answer({**asdict(image), "changes": [asdict(change) for change in made.changes]})
         return
+    for change in made.changes:
+        typer.echo(line(change))
     typer.echo(f"{image.path}: {image.size_bytes / 1e6:.0f} MB, sha256:{image.sha256}")
     typer.echo("unchanged: it was built from the same things before" * made.reused, nl=made.reused)
 

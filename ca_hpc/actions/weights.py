@@ -275,5 +275,6 @@ def _cargo(entry: Entry) -> Cargo:
         name=f"{name}-{entry.manifest.sha256[:12]}",
         file=entry.file,
         sha256=entry.manifest.sha256,
-        manifest=manifests.dump(entry.manifest),
+        # the same image, whenever the weights came into the store
+        manifest=manifests.dump(dataclasses.replace(entry.manifest, added=None)),
     )

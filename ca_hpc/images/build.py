@@ -7,7 +7,6 @@ layer depends on the day: what is on it is decided by files of this repository. 
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -24,9 +23,9 @@ from ca_hpc.images.package_wheel import pack_wheel
 from ca_hpc.images.python_wheels import fetch_wheels
 from ca_hpc.images.recipes import Recipe, Variant
 from ca_hpc.images.record import ImageInfo, read_image, verify_image
-from ca_hpc.processes import ProgramMissing, Run
+from ca_hpc.processes import Run
 from ca_hpc.store.digests import sha256_file
-from ca_hpc.store.shipped import PACKAGE
+from ca_hpc.store.software import commit_here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +164,7 @@ def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: 
             file = context / "weights" / _carried_name(cargo)
             file.symlink_to(cargo.file.absolute())
             file.with_suffix(".json").write_text(cargo.manifest, encoding="utf-8")
-        return Prepared({"commit": _commit(run)}, base)
+        return Prepared({"commit": commit_here(run=run) or ""}, base)
 
     return Layer(
         output=request.output,
@@ -210,16 +209,3 @@ def _context(folder: Path, recipe: Recipe) -> Path:
     for file in recipe.files:
         shutil.copyfile(file, context / file.name)
     return context
-
-
-def _commit(run: Run) -> str:
-    """The commit of the checkout that this package runs from; empty for an installed package."""
-    git = ("git", "-C", str(PACKAGE.parent))
-    if not (PACKAGE.parent / ".git").exists():
-        return ""
-    with contextlib.suppress(ProgramMissing):
-        head = run((*git, "rev-parse", "--verify", "HEAD"))
-        changes = run((*git, "status", "--porcelain"))
-        if head.returncode == changes.returncode == 0:
-            return head.stdout.strip() + ("-dirty" if changes.stdout else "")
-    return ""
