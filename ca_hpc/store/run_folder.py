@@ -15,6 +15,8 @@
     results/ARM/DATASET/TRAINER__PLANS__3d_fullres/fold_K    published folds, by arm
     trainers/                              the user's own trainers, as they were at submission
     evaluation/  report.html  exports/
+    run.json  ro-crate-metadata.json       the record of all of it, made from the rest
+    given/  rerun.json                     of a rerun: what it was given, and what differs
 
 Every file has one writer and is replaced in one step (``store/atomic.py``).
 """
