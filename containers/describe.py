@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import platform
 import re
@@ -27,6 +28,16 @@ def python_packages() -> dict[str, str]:
             for found in metadata.distributions()
         )
     )
+
+
+def cuda_of_torch() -> dict[str, str]:
+    """The CUDA that torch was built for, if for any: neither its name nor its metadata tell."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return {}
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    found = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return {"cuda": found[1]} if found else {}
 
 
 def sha256(path: Path) -> str:
@@ -71,6 +82,7 @@ def main() -> None:
         "versions": {
             "python": platform.python_version(),
             **{name: packages[name] for name in NAMED if name in packages},
+            **cuda_of_torch(),
         },
         "commit": given.commit or None,
         "weights": weights(given.weights),

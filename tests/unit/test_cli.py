@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -587,6 +588,15 @@ def test_an_error_comes_beside_what_was_found_before_it(call: Call, job: Path) -
     assert shown.code == told["error"]["exit_code"] == 2
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs that are started do not inherit that SIGINT is ignored, as shells' ``&`` has it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_watch_ends_with_130_and_an_object(run: RunFolder, tmp_path: Path) -> None:
     command = (sys.executable, "-I", "-m", "ca_hpc", "status", "--watch", "--json", str(run.path))
     with subprocess.Popen(
@@ -599,7 +609,10 @@ def test_an_interrupted_watch_ends_with_130_and_an_object(run: RunFolder, tmp_pa
         assert watching.stderr is not None
         assert watching.stderr.readline() == "prepare COMPLETED\n"  # it has begun
         watching.send_signal(signal.SIGINT)
-        out, err = watching.communicate(timeout=60)
+        try:
+            out, err = watching.communicate(timeout=60)
+        finally:
+            watching.kill()
     assert watching.returncode == 130
     assert json.loads(out)["error"] == {"message": "interrupted", "hint": None, "exit_code": 130}
     assert "Traceback" not in err
