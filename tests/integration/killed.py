@@ -21,7 +21,7 @@ from tests.trainer_kills import place
 Instant = Literal["starting", "training", "writing", "validating"]
 EPOCHS = 24  # of ten iterations: long enough that none ends before its last kill
 PACE_S = 0.3
-QUIET_S = 0.05  # so that a checkpoint, which takes 0.2 s, is seen while it is being written
+AT_MOST_S = 0.05  # between sight of a half-written checkpoint, which takes 0.2 s, and the kill
 PATIENT = {"tries": 1000, "wait": "1s", "elsewhere": 1000}
 
 
@@ -151,7 +151,7 @@ def writing(victim: Victim, rng: random.Random) -> bool:
     for _ in range(rng.randint(1, 3)):  # which of the writes
         soon(lambda: not partial(), seconds=60)
         soon(lambda: bool(partial()), seconds=60)
-    time.sleep(rng.uniform(0, QUIET_S))
+    time.sleep(rng.uniform(0, AT_MOST_S))
     kill(victim)
     if partial():
         return True
