@@ -28,10 +28,13 @@ def no_cluster_by_accident() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def signals_as_they_were() -> Iterator[None]:
-    """What was asked to stop ignores these to its end, which is not that of the tests."""
+def process_as_it_was() -> Iterator[None]:
+    """What a command sets for its own process, to its end, which is not that of the tests."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
+    os.umask(umask)
     for number, handler in before.items():
         signal.signal(number, handler)
 
