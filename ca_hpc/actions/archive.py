@@ -275,7 +275,7 @@ def _pinned(run: RunFolder, *, without: Collection[Part], cache: DigestCache) ->
         path = Path(image.path)
         yield _checked("image", archives.IMAGE, path, sha256=image.sha256, cache=cache)
         if (beside := record_path(path)).is_file():
-            yield Content.of_file(record_path(Path(archives.IMAGE)).name, beside, hint=_READ)
+            yield Content.of_file(archives.IMAGE_RECORD, beside, hint=_READ)
     if weights is not None and "weights" not in without and not _in_image(run):
         name, path = _weights_name(weights.path), Path(weights.path)
         yield _checked("weights", name, path, sha256=weights.sha256, cache=cache)

@@ -19,6 +19,8 @@ from ca_hpc.images.reference import InFile, InRegistry, InStore, Reference
 from ca_hpc.images.shelf import Entry, Shelf, Use
 from ca_hpc.images.signatures import Policy, Signed
 from ca_hpc.processes import Run
+from ca_hpc.store import archive as archives
+from ca_hpc.store.archive import Archive
 from ca_hpc.store.digests import cached_sha256, sha256_file
 
 if TYPE_CHECKING:
@@ -172,6 +174,23 @@ def _from_file(reference: InFile, *, site: Site, use: Use | None, say: Say) -> P
     known = _recorded(given)
     file, brought = _ensure(sha256, site=site, use=use, bring=bring, say=say, known=known)
     return Pulled(file, sha256, brought)
+
+
+def unpack(archive: Archive, *, site: Site, say: Say) -> None:
+    """Let the store have the image that an archive brings, if it brings one. Raises as ``pull``."""
+    image = archive.files.get(archives.IMAGE)
+    if image is None:
+        return
+
+    def bring(into: Path) -> Path:
+        say(f"unpacking the image ({image.bytes / 1e6:.0f} MB) into {site.shelf.folder}")
+        return archive.take(archives.IMAGE, into)
+
+    known = None
+    if archives.IMAGE_RECORD in archive.files:
+        with contextlib.suppress(ValueError):
+            known = decode(ImageInfo, archive.text(archives.IMAGE_RECORD))
+    _ensure(image.sha256, site=site, use=None, bring=bring, say=say, known=known)
 
 
 def _ensure(

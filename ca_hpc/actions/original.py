@@ -138,11 +138,10 @@ def of_run(run: RunFolder, record: RunRecord, *, store: WeightStore) -> Original
 def of_archive(archive: Archive, *, store: WeightStore, cache: DigestCache) -> Original:
     """What is in an archive. Raises CaHpcError.
 
-    All but the wheels is unpacked into ``store``, where the nodes see it.
+    All but the image and the wheels is unpacked into ``store``, where the nodes see it.
     """
     folder = store.folder_for(FOLDER).absolute() / archive.sha256
-    brought = [name for name in archive.files if not name.startswith(f"{archives.WHEELS}/")]
-    archive.unpack(brought, into=folder, cache=cache)
+    archive.unpack(filter(_is_unpacked, archive.files), into=folder, cache=cache)
     cache.save()
     given = f"{archives.GIVEN}/"
     has = archive.files.keys()
@@ -165,18 +164,24 @@ def of_archive(archive: Archive, *, store: WeightStore, cache: DigestCache) -> O
         )
     except ValueError as error:
         raise CaHpcError(f"{archive.path} cannot be read: {error}", hint=_DAMAGED) from error
-    if (problem := next(_problems(found), None)) is not None:
+    if (problem := next(_problems(found, archive.files), None)) is not None:
         raise CaHpcError(f"{archive.path} cannot be rerun: {problem}", hint=_DAMAGED)
     if record.weights is not None:
         files = archive.below(archives.WEIGHTS)
         place = folder / files[0] if files else Path()
         found = replace(found, weights=_weights(place, record.weights.sha256, store))
     if record.image is not None:
-        found = replace(found, image=_file(folder / archives.IMAGE, record.image.file.sha256))
+        found = replace(found, image=f"sha256:{record.image.file.sha256}")
     return found
 
 
-def _problems(found: Original) -> Iterator[str]:
+def _is_unpacked(member: str) -> bool:
+    """Wheels are for pip, and the store has images by their sha256."""
+    image = member in (archives.IMAGE, archives.IMAGE_RECORD)
+    return not (image or member.startswith(f"{archives.WHEELS}/"))
+
+
+def _problems(found: Original, brought: Mapping[str, Member]) -> Iterator[str]:
     """What somebody else's archive must not say: names become parts of paths here."""
     files = {digest: Member(digest, 0, 0) for case in found.cases.cases for digest in case.files}
     yield from pack.problems(pack.Manifest(pack.FORMAT, "", found.cases, files))
@@ -190,6 +195,9 @@ def _problems(found: Original) -> Iterator[str]:
         yield f"{short(strange[0])} is in the splits, and is no case"
     if missing := sorted(found.spec.arms.keys() - found.plans.keys()):
         yield f"it has no plans of the arm {missing[0]}"
+    image, recorded = brought.get(archives.IMAGE), found.record.image
+    if image is not None and (recorded is None or recorded.file.sha256 != image.sha256):
+        yield "its image is none that its record names"
 
 
 def _sealed(run: RunFolder) -> dict[str, str]:

@@ -41,6 +41,7 @@ CASES: Final = "cases.json"
 MODEL: Final = "model.json"
 SCORES: Final = "evaluation/scores.json"
 IMAGE: Final = "image.sif"
+IMAGE_RECORD: Final = f"{IMAGE}.json"
 # folders
 GIVEN: Final = "given"
 TRAINERS: Final = "trainers"

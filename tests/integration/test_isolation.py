@@ -100,7 +100,7 @@ def batch_environments(folder: Path) -> list[dict[str, str]]:
 
 
 def told(run: Path) -> dict[str, Any]:
-    """What the training found; the run called RUN, its own folder WORK, attempts without job ids."""
+    """What the training found; the run called RUN, its folder WORK, attempts without job ids."""
     (file,) = run.glob("results/**/told.json")
     text = re.sub(r'[^"]*/ca-hpc-[a-z0-9_]{8}', "WORK", file.read_text().replace(str(run), "RUN"))
     text = re.sub(r"(/attempts/\d+)-\d+-", r"\1-JOB-", text)
