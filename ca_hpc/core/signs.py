@@ -79,6 +79,13 @@ SIGNS: Final = (
         "a program is missing",
         "the cluster profile loads it: setup: [module load apptainer]; then: ca-hpc retry RUN",
     ),
+    _sign(
+        F.ACCESS,
+        r"ERROR +: Failed to create user namespace: (.+)",  # apptainer that is not setuid
+        "this node lets users have no namespaces, and Apptainer there needs them",
+        "ask the site's staff for user namespaces or a setuid Apptainer; or work without an image: "
+        "runtime: none",
+    ),
     # GPU memory
     _sign(
         F.GPU_MEMORY,

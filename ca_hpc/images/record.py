@@ -125,7 +125,8 @@ def read_image(path: Path, *, run: Run = processes.run) -> ImageInfo:
     if found.size_bytes != size:
         raise DigestMismatch(
             f"{path} has {size} bytes, its record says {found.size_bytes} (sha256:{found.sha256})",
-            hint="copy the image again with its .json file, or delete a .json file that is old",
+            hint="copy the image again with its .json file, or delete a .json file that is old, as "
+            "after signing",
         )
     return replace(found, path=path)
 
@@ -161,8 +162,8 @@ def describe_image(path: Path, *, origin: Origin | None, run: Run) -> ImageInfo:
         ) from error
     if done.returncode != 0:
         raise CaHpcError(
-            f"{path} does not say what it holds: {last_lines(done.stderr, count=3)}",
-            hint=f"was it made by ca-hpc? If not, {_BUILD}",
+            f"{path} does not say what it holds: {last_lines(done.stderr, count=3).strip()}",
+            hint=f"copy {record_path(path).name} too, which says it; if there is none, {_BUILD}",
         )
     try:
         contents = decode(Contents, done.stdout)

@@ -703,6 +703,19 @@ def test_a_container_that_was_stopped_while_it_started_has_not_failed(status: in
     assert diagnose(Evidence(status)).failure is not Failure.PREEMPTED
 
 
+def test_a_node_without_user_namespaces_is_told_and_not_tried_again() -> None:
+    """As Apptainer 1.4.5, not setuid, ends in a chroot, where the kernel allows none."""
+    lines = (
+        "INFO   :   apptainer-suid, or compile with ./mconfig --with-suid",
+        "\x1b[91mERROR  : Failed to create user namespace: not allowed to create user namespace",
+        "\x1b[0m",
+    )
+    verdict = diagnose(Evidence(1, lines=lines))
+    assert verdict.failure is Failure.ACCESS
+    assert "lets users have no namespaces" in verdict.cause
+    assert "runtime: none" in str(verdict.hint)
+
+
 def test_a_program_that_the_node_lacks_is_named_with_the_way_to_it() -> None:
     verdict = diagnose(Evidence(2, lines=("error: apptainer is not on this node",)))
     assert verdict.failure is Failure.ACCESS
