@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from enum import Enum
@@ -69,7 +70,7 @@ def rerun(
     if as_json:
         answer({"drift": [asdict(row) for row in planned.rows]})
     else:
-        _show_drift(planned.rows)
+        _show_drift(planned.rows, before="recorded", now="now")
     if dry_run:
         refuse(planned.rows, allowed=allowed)
         return
@@ -102,13 +103,15 @@ def compare(
         answer(asdict(found))
     else:
         for name, rows in found.drift.items():
-            typer.echo(f"{name}, compared with {found.runs[0]}:")
-            _show_drift(rows)
-        for fold, same in found.identical.items():
-            typer.echo(f"weights of {fold}: {'the same, bit for bit' if same else 'others'}")
+            same = [row.aspect for row in rows if row.verdict == "same"]
+            others = [row for row in rows if row.verdict != "same"]
+            _show_drift(others, before=found.runs[0], now=name)
+            typer.echo(f"the same: {', '.join(same) or 'nothing'}\n")
+        for fold, identical in found.identical.items():
+            typer.echo(f"weights of {fold}: {'the same, bit for bit' if identical else 'others'}")
         _show_metrics(found.rows, runs=found.runs, tolerance=tolerance)
-        told = "within" if found.within else "not all within"
-        typer.echo(f"{told} {tolerance:g} of {found.runs[0]}")
+        told = "all are" if found.within else "not all are"
+        typer.echo(f"{told} within {tolerance:g} of those of {found.runs[0]}")
     if not found.within:
         raise typer.Exit(int(ExitCode.TASK_FAILED))
 
@@ -139,6 +142,7 @@ def archive(
 ) -> None:
     """Write all that another site needs for a rerun into one file."""
     from ca_hpc.actions.archive import archive as action
+    from ca_hpc.actions.archive_readme import in_words
     from ca_hpc.actions.prepare import Host, weight_store
     from ca_hpc.store.digests import DigestCache
     from ca_hpc.store.run_folder import RunFolder
@@ -159,23 +163,30 @@ def archive(
     if as_json:
         answer(asdict(made))
         return
-    typer.echo(f"{made.file}: {made.size_bytes / 1e6:.1f} MB, sha256:{made.sha256}")
+    parts = ", ".join(f"{part} {_size(size)}" for part, size in made.parts.items())
+    typer.echo(f"{made.file}: {_size(made.size_bytes)} ({parts})")
     if made.left_out:
-        typer.echo(f"not in it: {', '.join(made.left_out)}")
+        typer.echo(f"not in it: {in_words(made.left_out)}")
+    typer.echo(f"sha256:{made.sha256} (of the manifest in it, which has those of all files)")
+    typer.echo(f"how to rerun it: tar -xOf {shlex.quote(str(output))} README.txt")
 
 
-def _show_drift(rows: Iterable[Row]) -> None:
-    cells = [("", "recorded", "now", "")]
+def _show_drift(rows: Sequence[Row], *, before: str, now: str) -> None:
+    """A table, and its sum: a drift may be one line of many."""
+    cells = [("", before, now, "")]
     cells += [(row.aspect, _short(row.before), _short(row.now), row.verdict) for row in rows]
     _show_table(cells)
+    names = [row.aspect for row in rows if row.verdict == "drift"]
+    typer.echo(f"drift: {', '.join(names) or 'none'}")
 
 
 def _show_metrics(rows: Iterable[Metric], *, runs: Sequence[str], tolerance: float) -> None:
-    cells = [("arm", "images", "label", "mean over people", *runs, "")]
+    cells = [("arm", "images", "label", "mean over people", *runs, "differ by", "")]
     for row in rows:
         numbers = ["-" if mean is None else f"{mean:.6f}" for mean in row.means]
         mark = "" if row.within(tolerance) else "beyond"
-        cells.append((row.arm, row.split, row.label, row.measure, *numbers, mark))
+        apart = "-" if row.largest is None else f"{row.largest:.1g}"
+        cells.append((row.arm, row.split, row.label, row.measure, *numbers, apart, mark))
     _show_table(cells)
 
 
@@ -184,6 +195,11 @@ def _show_table(cells: Sequence[Sequence[str]]) -> None:
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         typer.echo(line.rstrip())
+
+
+def _size(count: int) -> str:
+    """Of ``count`` bytes."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def _short(fact: str) -> str:

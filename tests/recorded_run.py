@@ -80,6 +80,9 @@ def submitted(parent: Path) -> RunFolder:
     )
     run.trainers.mkdir()
     (run.trainers / "my trainer.py").write_text("class MyTrainer: ...\n")
+    compiled = run.trainers / "__pycache__/my trainer.cpython-311.pyc"  # by a task
+    compiled.parent.mkdir()
+    compiled.write_text(f"compiled from {run.trainers}")
     run.write("workflow.json", flow)
     return run
 

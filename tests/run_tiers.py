@@ -24,7 +24,7 @@ from typing import Final
 
 from tests.lab import slurm
 from tests.lab.machine import LabError
-from tests.lab.places import CHECKOUT, LOGS, SECOND, SPARE, cache_root
+from tests.lab.places import CHECKOUT, LOGS, OFFLINE, SECOND, SPARE, cache_root
 from tests.tally import Counts, Outcome, complaints, counts_in, table, total
 
 BIN: Final = Path(sys.executable).parent
@@ -64,8 +64,8 @@ STEPS: Final = (
     lint("imports", "lint-imports"),
     pytest("unit", "tests/unit", "tests/golden", options=("-q", "-n2", "--dist=loadgroup")),
     pytest("fakes", "tests/fakes", options=("-q",)),
-    # a line per test: these take minutes
-    pytest("local", "tests/local", options=("-v",)),
+    # a line per test: these take minutes; a file's tests share what they set up
+    pytest("local", "tests/local", options=("-v", "-n2", "--dist=loadfile", "--durations=10")),
     pytest("integration", "tests/integration", options=("-v", "--durations=10")),
 )
 TIERS: Final = tuple(dict.fromkeys(step.tier for step in STEPS))
@@ -142,7 +142,7 @@ def own_cluster() -> Iterator[None]:
         yield
     finally:
         del os.environ["CA_HPC_TEST_SLURM"]
-        for suffix in ("", SECOND, SPARE):
+        for suffix in ("", SECOND, SPARE, OFFLINE):
             each = root.with_name(f"{root.name}{suffix}")
             slurm.down(each, wipe=True)
             if each.exists():

@@ -7,13 +7,16 @@ the paths of results. Checkpoints stay behind as well: a rerun makes them.
 from __future__ import annotations
 
 import json
+import platform
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from ca_hpc import __version__, processes
+from ca_hpc.actions.archive_readme import readme
 from ca_hpc.actions.job_data import Say
 from ca_hpc.actions.original import Original, given_facts, of_run, text_sha256
 from ca_hpc.core import door
@@ -49,12 +52,16 @@ _READ: Final = "put back what was recorded, or archive without it"
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """An archive that was written. ``left_out``: parts that a rerun must find elsewhere."""
+    """An archive that was written. ``sha256``: of its manifest. ``parts``: their sizes in bytes.
+
+    ``left_out``: parts that a rerun must find elsewhere.
+    """
 
     file: Path
     sha256: str
     size_bytes: int
     members: int
+    parts: Mapping[str, int]
     left_out: tuple[str, ...]
 
 
@@ -94,6 +101,9 @@ def archive(
             say("fetching the wheels of the host side")
             wheels(Path(folder))
             contents += _below(Path(folder), archives.WHEELS)
+        parts = _sizes(contents)
+        left_out = tuple(part for part in _wanted(run, was.record) if part not in parts)
+        contents.append(Content.of_bytes(archives.README, _readme(run, left_out).encode()))
         sealed = write_sealed(
             sorted(contents, key=lambda content: content.name),
             target,
@@ -101,19 +111,43 @@ def archive(
             manifest=lambda files: _manifest(run, names, files),
             progress=progress,
         )
-    there = {content.name.partition("/")[0] for content in contents}
-    wanted = {
-        "image": (archives.IMAGE, was.record.image is not None),
-        "weights": (archives.WEIGHTS, was.record.weights is not None and not _in_image(run)),
-        "wheels": (archives.WHEELS, True),
-        "images": (archives.IMAGES, True),
-    }
     return Archived(
         file=target,
         sha256=sealed,
         size_bytes=target.stat().st_size,
         members=len(contents),
-        left_out=tuple(part for part, (name, has) in wanted.items() if has and name not in there),
+        parts=parts,
+        left_out=left_out,
+    )
+
+
+def _wanted(run: RunFolder, record: RunRecord) -> Iterator[str]:
+    """The parts that a rerun needs besides the record."""
+    if record.image is not None:
+        yield "image"
+    if record.weights is not None and not _in_image(run):
+        yield archives.WEIGHTS
+    yield archives.WHEELS
+    yield archives.IMAGES
+
+
+def _sizes(contents: Iterable[Content]) -> dict[str, int]:
+    """Bytes of the image, of the folders that may be left out, and of all else, the record."""
+    parts = dict.fromkeys((archives.IMAGE, archives.IMAGE_RECORD), "image")
+    parts |= {name: name for name in (archives.WEIGHTS, archives.WHEELS, archives.IMAGES)}
+    sizes: Counter[str] = Counter()
+    for content in contents:
+        sizes[parts.get(content.name.partition("/")[0], "record")] += content.size
+    return dict(sizes.most_common())
+
+
+def _readme(run: RunFolder, left_out: Collection[str]) -> str:
+    return readme(
+        run.path.name,
+        version=__version__,
+        python=".".join(platform.python_version_tuple()[:2]),
+        machine=platform.machine(),
+        left_out=left_out,
     )
 
 
@@ -258,11 +292,11 @@ def _json(content: Any) -> str:
 
 def _trainers(was: Original) -> Iterator[Content]:
     if was.trainers is not None:
-        yield from _below(Path(was.trainers), archives.TRAINERS)
+        yield from _below(Path(was.trainers), archives.TRAINERS, named="*.py")
 
 
-def _below(folder: Path, name: str) -> Iterator[Content]:
-    for file in sorted(folder.rglob("*")):
+def _below(folder: Path, name: str, *, named: str = "*") -> Iterator[Content]:
+    for file in sorted(folder.rglob(named)):
         if file.is_file():
             member = f"{name}/{file.relative_to(folder).as_posix()}"
             yield Content.of_file(member, file, hint=_READ)

@@ -14,6 +14,7 @@ from ca_hpc.core.codec import decode
 from ca_hpc.core.profile import Cluster
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.images import signatures
+from ca_hpc.images.contents import content_sha256
 from ca_hpc.images.record import ImageInfo, describe_image, record_path, write_record
 from ca_hpc.images.reference import InFile, InRegistry, InStore, Reference
 from ca_hpc.images.shelf import Entry, Shelf, Use
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-WHAT_THERE_IS = "what there is: ca-hpc image list"
+WHAT_THERE_IS = "what there is: ca-hpc image list; from elsewhere: ca-hpc image pull"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class Site:
     def digests(self) -> Path:
         """As in ``cached_sha256``."""
         return self.cache / "digests.json"
+
+    @property
+    def signatures(self) -> Path:
+        """As in ``signatures.check_once``."""
+        return self.cache / "signatures.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,16 +217,23 @@ def _ensure(
     def admit(image: Path) -> None:
         brought.append(image)
         if site.policy is not None:
-            signatures.check(image, site.policy, run=site.run)
+            signed = signatures.check(image, site.policy, run=site.run)
+            signatures.remember(signed, sha256, memory=site.signatures)
         # an image that was not made by ca-hpc is refused by the job that names it
         with contextlib.suppress(CaHpcError):
             write_record(_described(image, sha256, known=known, run=site.run))
+
+    def there(image: Path) -> None:
+        """Read it while others wait, who need not do so then."""
+        with contextlib.suppress(OSError):
+            cached_sha256(image, cache=site.digests)
 
     file = site.shelf.ensure(
         sha256,
         use=use,
         bring=bring,
         admit=admit,
+        there=there,
         waiting=lambda: say("another process brings the image: waiting"),
     )
     if not brought:
@@ -251,6 +264,18 @@ def _recorded(file: Path) -> ImageInfo | None:
         return decode(ImageInfo, record_path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _recorded_sha256(file: Path) -> str | None:
+    """What the record beside it says; nothing of a file that was signed since: it has grown."""
+    known = _recorded(file)
+    if known is None:
+        return None
+    with contextlib.suppress(OSError, CaHpcError):  # whoever reads it next tells of that
+        grown = file.stat().st_size > known.size_bytes
+        if grown and content_sha256(file) == known.content_sha256:
+            return None
+    return known.sha256
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -294,7 +319,7 @@ def trusted(file: Path, sha256: str, *, site: Site) -> Signed | None:
         file,
         site.policy,
         sha256=sha256,
-        memory=site.cache / "signatures.json",
+        memory=site.signatures,
         digests=site.digests,
         run=site.run,
     )
@@ -324,8 +349,7 @@ def _to_verify(references: Iterable[Reference], *, site: Site) -> Iterator[tuple
         match reference:
             case InFile():
                 path = Path(reference.path)
-                known = _recorded(path)
-                yield path, reference.sha256 or (known.sha256 if known else None)
+                yield path, reference.sha256 or _recorded_sha256(path)
             case InStore():
                 entry = kept(reference, shelf=site.shelf)
                 yield entry.file, entry.sha256

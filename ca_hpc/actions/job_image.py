@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca_hpc.actions.images import Say, Site, digest_of, kept, pull, trusted
-from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.errors import DigestMismatch
 from ca_hpc.images.record import ImageInfo, read_image
 from ca_hpc.images.reference import InFile, InRegistry, InStore, parse
-from ca_hpc.images.shelf import Use
+from ca_hpc.images.shelf import Shelf, Use
 from ca_hpc.store.digests import cached_sha256
 
 
-def find(wanted: str, *, site: Site, runs: Path, fetch: bool, say: Say) -> ImageInfo:
+def find(wanted: str, *, site: Site, runs: Path, fetch: bool, say: Say) -> ImageInfo | None:
     """The image, its bytes as recorded and, under a policy, signed by somebody trusted.
 
     ``runs``: the folder of the run to be, which keeps the image from being removed. ``fetch``:
-    whether it is pulled and kept; else it must be there. Raises CaHpcError, DigestMismatch,
-    UntrustedImage.
+    whether it is pulled and kept; else one that only its registry knows is None. Raises
+    CaHpcError, DigestMismatch, UntrustedImage.
     """
     reference = parse(wanted)
     if isinstance(reference, InFile):
@@ -29,22 +29,22 @@ def find(wanted: str, *, site: Site, runs: Path, fetch: bool, say: Say) -> Image
         found = pull(reference, site=site, use=use, say=say, progress=told)
         file, sha256 = found.file, found.sha256
     else:
-        file, sha256 = _there(reference, site=site)
+        entry = _there(reference, shelf=site.shelf)
+        if entry is None:
+            return None
+        file, sha256 = entry
         trusted(file, sha256, site=site)
     return _as_recorded(file, sha256, site=site)
 
 
-def _there(reference: InStore | InRegistry, *, site: Site) -> tuple[Path, str]:
+def _there(reference: InStore | InRegistry, *, shelf: Shelf) -> tuple[Path, str] | None:
+    """An image of the store. A tag may mean another one by now."""
     if isinstance(reference, InStore):
-        entry = kept(reference, shelf=site.shelf)
+        entry = kept(reference, shelf=shelf)
         return entry.file, entry.sha256
-    if reference.sha256 is not None and site.shelf.has(reference.sha256):
-        return site.shelf.file(reference.sha256), reference.sha256
-    raise CaHpcError(
-        f"whether {reference} is in {site.shelf.folder} only its registry can tell",
-        hint=f"submit pulls it if need be; now: ca-hpc image pull {reference}, which prints a name "
-        "for these bytes alone",
-    )
+    if reference.sha256 is not None and shelf.has(reference.sha256):
+        return shelf.file(reference.sha256), reference.sha256
+    return None
 
 
 def _as_recorded(file: Path, sha256: str, *, site: Site) -> ImageInfo:

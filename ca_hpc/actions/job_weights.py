@@ -36,19 +36,21 @@ def find(
     *,
     store: WeightStore,
     image: ImageInfo | None,
+    unseen: bool,
     cache: Path,
     base: Path,
     users_store: Path,
-) -> JobWeights:
+) -> JobWeights | None:
     """The weights that a job names: in the image, in the store, or a file. Raises CaHpcError.
 
+    ``unseen``: the image is not here yet, and what is found nowhere else may be in it: None.
     ``users_store``: where ``weights add`` puts them without ``--store``, for the hint.
     """
     if is_file_name(wanted):
         return _plain_file(Path(wanted), cache=cache)
     name = configs.model(wanted, relative_to=base).name if wanted.endswith(PROFILES) else wanted
     carried = image.weights if image is not None else ()
-    if wanted == IN_IMAGE:
+    if wanted == IN_IMAGE and not unseen:
         if not carried:
             raise CaHpcError(
                 "weights: image, but the image carries none",
@@ -67,6 +69,8 @@ def find(
     if entry is not None:
         store.verify(entry, cache=cache / "digests.json")
         return JobWeights(str(entry.file), entry.manifest, mounted=True)
+    if unseen:
+        return None
     option = "" if store.root == users_store else f" --store {shlex.quote(str(store.root))}"
     where = f"{'the image or ' if carried else ''}{store.folder}"
     raise not_there(wanted, where=where, base=base, option=option)

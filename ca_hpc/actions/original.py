@@ -41,7 +41,8 @@ class Original:
     ``cases``: those that were used; their files go by their sha256. ``former``: the same with the
     places that they had, by id. ``plans``, by arm, and the other texts are as the run wrote them.
     ``weights``, ``image`` and ``trainers``: as a job would name them here. ``folder``: where images
-    are that came with it. ``sealed``: facts by the digests that files had when they were made.
+    are that came with it, in ``archive``. ``sealed``: facts by the digests that files had when they
+    were made.
     """
 
     place: Path
@@ -58,6 +59,7 @@ class Original:
     image: str | None = None
     trainers: str | None = None
     folder: Path | None = None
+    archive: Archive | None = None
     former: Mapping[str, Case] = field(default_factory=dict)
     sealed: Mapping[str, str] = field(default_factory=dict)
 
@@ -161,10 +163,11 @@ def of_archive(archive: Archive, *, store: WeightStore, cache: DigestCache) -> O
             plans={Path(name).stem: archive.text(name) for name in archive.below(given + PLANS)},
             trainers=str(folder / archives.TRAINERS) if archive.below(archives.TRAINERS) else None,
             folder=folder / archives.IMAGES if archive.below(archives.IMAGES) else None,
+            archive=archive,
         )
     except ValueError as error:
         raise CaHpcError(f"{archive.path} cannot be read: {error}", hint=_DAMAGED) from error
-    if (problem := next(_problems(found, archive.files), None)) is not None:
+    if (problem := next(_problems(found, archive), None)) is not None:
         raise CaHpcError(f"{archive.path} cannot be rerun: {problem}", hint=_DAMAGED)
     if record.weights is not None:
         files = archive.below(archives.WEIGHTS)
@@ -181,7 +184,7 @@ def _is_unpacked(member: str) -> bool:
     return not (image or member.startswith(f"{archives.WHEELS}/"))
 
 
-def _problems(found: Original, brought: Mapping[str, Member]) -> Iterator[str]:
+def _problems(found: Original, archive: Archive) -> Iterator[str]:
     """What somebody else's archive must not say: names become parts of paths here."""
     files = {digest: Member(digest, 0, 0) for case in found.cases.cases for digest in case.files}
     yield from pack.problems(pack.Manifest(pack.FORMAT, "", found.cases, files))
@@ -195,7 +198,7 @@ def _problems(found: Original, brought: Mapping[str, Member]) -> Iterator[str]:
         yield f"{short(strange[0])} is in the splits, and is no case"
     if missing := sorted(found.spec.arms.keys() - found.plans.keys()):
         yield f"it has no plans of the arm {missing[0]}"
-    image, recorded = brought.get(archives.IMAGE), found.record.image
+    image, recorded = archive.files.get(archives.IMAGE), found.record.image
     if image is not None and (recorded is None or recorded.file.sha256 != image.sha256):
         yield "its image is none that its record names"
 

@@ -96,7 +96,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The files of a job, found, checked and pinned. ``model`` has the network by now."""
+    """The files of a job, found, checked and pinned. ``model`` has the network by now.
+
+    Unless the image is in a registry still: it is None then, and so are weights that it may carry.
+    """
 
     data: JobData
     weights: JobWeights | None
@@ -165,7 +168,8 @@ def find_inputs(
 
     ``data``: of a rerun, whose cases are known already.
 
-    ``fetch``: whether what repositories and registries hold is got, too.
+    ``fetch``: whether what repositories and registries hold is got, too. Without it such an image
+    is None, and nothing of it is checked.
     """
     here = job.cluster.executor == "local" and job.cluster.python is None
     if job.runtime == "none" and here and not host.nnunet:
@@ -184,7 +188,8 @@ def find_inputs(
     info = _image(job, host=host, fetch=fetch, say=say)
     image = Pin(str(info.path), info.sha256) if info is not None else None
     weights = _weights(job, info, host=host)
-    model = model_of(job.spec, job.model, weights)
+    unseen = weights is None and info is None and job.runtime == "apptainer"
+    model = job.model if unseen else model_of(job.spec, job.model, weights)
     if weights is not None and job.spec.pretrained:
         first = cases.cases[0]
         check.check_task(
@@ -198,11 +203,11 @@ def find_inputs(
 
 
 def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -> Workflow:
-    """Expand the job. Without ``inputs`` (a dry run, the files not there yet) nothing is pinned."""
+    """Expand the job. What is not there yet, or no ``inputs`` at all, is not pinned (a dry run)."""
     python = job.cluster.python or host.python
     kind = job.runtime
     unpinned = Pin(job.spec.image or "IMAGE", "not-known-yet")
-    image = None if kind == "none" else inputs.image if inputs else unpinned
+    image = None if kind == "none" else (inputs and inputs.image) or unpinned
     site = job.cluster.apptainer
     return expand(
         job.spec,
@@ -255,6 +260,7 @@ def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> JobWeights | N
         wanted,
         store=weight_store(job.cluster, host=host),
         image=image,
+        unseen=image is None and job.runtime == "apptainer",
         cache=host.cache,
         base=job.file.absolute().parent,
         users_store=host.store,

@@ -75,16 +75,15 @@ def plan(
     """
     cache = DigestCache(host.cache / "digests.json")
     own = None if overrides.cluster is None else _cluster(overrides.cluster, host=host)
-    archive = Archive.open(source.absolute()) if source.is_file() else None
-    was = _original(source, archive, own, host=host, cache=cache)
+    was = _original(source, own, host=host, cache=cache)
     places = data if was.folder is None else (*data, was.folder)
     holdings = [holding(place, cache=cache) for place in places]
     found = relocate(was.cases, holdings, former=was.former, cache=cache)
     for text in found.changed[:_MOST_TOLD]:
         say(text)
     job = _job(was, own, host=host, overrides=overrides, moved=bool(holdings))
-    if archive is not None and job.runtime == "apptainer" and overrides.image is None:
-        images.unpack(archive, site=image_site(job.cluster, host=host), say=say)
+    if was.archive is not None and job.runtime == "apptainer" and overrides.image is None:
+        images.unpack(was.archive, site=image_site(job.cluster, host=host), say=say)
     given = Given(was.splits, was.test_sets, was.plans, Rerun(was.of))
     known = JobData(found.cases, given.division)
     inputs = find_inputs(job, host=host, fetch=True, say=say, data=known)
@@ -121,19 +120,13 @@ def rerun(
     )
 
 
-def _original(
-    source: Path,
-    archive: Archive | None,
-    cluster: Cluster | None,
-    *,
-    host: Host,
-    cache: DigestCache,
-) -> Original:
-    if archive is not None:
+def _original(source: Path, cluster: Cluster | None, *, host: Host, cache: DigestCache) -> Original:
+    if source.is_file():
         if cluster is None:
             raise SpecError(
                 f"{source} is an archive: where is it to run?", hint="--cluster NAME-OR-FILE.yaml"
             )
+        archive = Archive.open(source.absolute())
         return of_archive(archive, store=weight_store(cluster, host=host), cache=cache)
     run = RunFolder.open(source)
     return of_run(run, compose(run), store=weight_store(cluster or run.cluster, host=host))

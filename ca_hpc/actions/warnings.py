@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from ca_hpc.actions.estimate import estimate, shortage
@@ -28,7 +29,21 @@ def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
         memory = job.spec.plans.gpu_memory or task_gpu_memory(job.spec, job.cluster, flow)
         said += check_memory(network, job.spec.plans, memory_mib=memory)
     said += shortage(estimate(job.spec, inputs.cases, runs=job.runs))
-    return (*said, *inputs.cases.remarks, *_about_people(inputs.cases))
+    return (
+        *said,
+        *_about_image(job, inputs),
+        *inputs.cases.remarks,
+        *_about_people(inputs.cases),
+    )
+
+
+def _about_image(job: Job, inputs: Inputs) -> Iterator[str]:
+    if job.runtime == "apptainer" and inputs.image is None:
+        yield (
+            f"image: {job.spec.image} is pulled by submission, and what is in it is not checked "
+            f"before; now: ca-hpc image pull --cluster {shlex.quote(job.spec.cluster)} "
+            f"{job.spec.image}, which prints a name for these bytes alone"
+        )
 
 
 def _about_people(cases: Cases) -> Iterator[str]:

@@ -32,9 +32,11 @@ def fetch_host_wheels(into: Path, *, run: Run) -> None:
         (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments, *pins)
     )
     if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        told = "\n".join(errors) or done.stderr  # and not that it has tried again
         raise CaHpcError(
-            f"pip could not fetch the wheels of the host side\n{last_lines(done.stderr, count=4)}",
-            hint="check pip's settings (pip config list), or leave them out: --without wheels",
+            f"pip could not fetch the wheels of the host side\n{last_lines(told, count=4)}",
+            hint="check the network and pip's settings (pip config list), or: --without wheels",
         )
     pack_wheel(into)
 

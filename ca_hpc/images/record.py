@@ -125,8 +125,8 @@ def read_image(path: Path, *, run: Run = processes.run) -> ImageInfo:
     if found.size_bytes != size:
         raise DigestMismatch(
             f"{path} has {size} bytes, its record says {found.size_bytes} (sha256:{found.sha256})",
-            hint="copy the image again with its .json file, or delete a .json file that is old, as "
-            "after signing",
+            hint="copy the image again with its .json file, or delete a .json file that is old; of "
+            "an image signed since, `ca-hpc image pull FILE --name NAME` makes a new one",
         )
     return replace(found, path=path)
 

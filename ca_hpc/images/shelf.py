@@ -169,12 +169,14 @@ class Shelf:
         use: Use | None,
         bring: Callable[[Path], Path],
         admit: Callable[[Path], None] = lambda image: None,
+        there: Callable[[Path], None] = lambda image: None,
         waiting: Callable[[], None],
     ) -> Path:
         """The image, brought by one of all who ask for it while the others wait.
 
         ``bring`` fills a folder, which may hold a part of an earlier try, and returns the file.
         ``admit`` sees it before it is there for others: it may put a record beside it, or raise.
+        ``there`` sees it in its place, brought or found, one process at a time.
         ``use``: what keeps it; None: nothing yet. Raises CaHpcError, DigestMismatch where what was
         brought is another file.
         """
@@ -183,6 +185,7 @@ class Shelf:
             with self.locked(sha256, waiting=waiting):
                 if not self.has(sha256):
                     self._bring(sha256, bring=bring, admit=admit)
+                there(self.file(sha256))
                 if use is not None:
                     self._record(use, self.file(sha256).parent / USES)
         except OSError as error:

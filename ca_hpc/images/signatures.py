@@ -6,6 +6,7 @@ two files. So a signature says whose image it is, the sha256 which one; a job ne
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
@@ -113,7 +114,7 @@ def check(image: Path, policy: Policy, *, run: Run) -> Signed | None:
 def check_once(
     image: Path, policy: Policy, *, sha256: str, memory: Path, digests: Path, run: Run
 ) -> Signed | None:
-    """:func:`check`, remembered in the JSON file ``memory``: bytes and key decide, nothing else.
+    """:func:`check`, remembered in the JSON file ``memory``; see :func:`remember`.
 
     ``sha256``: the image's, as ``digests`` (see ``cached_sha256``) knows it. Raises UntrustedImage
     also for an image that changes meanwhile.
@@ -130,13 +131,18 @@ def check_once(
             "verified",
             hint="submit again when nobody writes to it",
         )
-    if signed is not None:
-        text = json.dumps(
-            known | {f"{sha256} {signed.key_sha256}": signed.fingerprint or ""}, indent=1
-        )
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(memory, text)
+    remember(signed, sha256, memory=memory)
     return signed
+
+
+def remember(signed: Signed | None, sha256: str, *, memory: Path) -> None:
+    """For :func:`check_once`: bytes and key decide, nothing else. Where it cannot, it does not."""
+    if signed is None:
+        return
+    found = {f"{sha256} {signed.key_sha256}": signed.fingerprint or ""}
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(memory, json.dumps(_remembered(memory) | found, indent=1))
 
 
 def _refusal(image: Path, key: Path, *, run: Run) -> Signed | Refusal:

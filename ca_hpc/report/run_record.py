@@ -73,7 +73,7 @@ def compose(run: RunFolder) -> RunRecord:
             weights=_pinned(pins.weights),
             splits=_there(run, "splits.json"),
             test_sets=_there(run, "test_sets.json"),
-            trainers=tuple(_below(run, run.trainers)),
+            trainers=tuple(_below(run, run.trainers, named="*.py")),
             arms={name: _arm(run, spec, name) for name in spec.arms},
             attempts=tuple(_attempts(run)),
             results=tuple(_results(run)),
@@ -127,9 +127,9 @@ def _there(run: RunFolder, *parts: str) -> File | None:
     return _inside(run, *parts) if run.file(*parts).is_file() else None
 
 
-def _below(run: RunFolder, folder: Path) -> Iterator[File]:
+def _below(run: RunFolder, folder: Path, *, named: str = "*") -> Iterator[File]:
     """All files of a folder of the run, in order."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob(named)):
         if path.is_file() and not path.name.startswith("."):
             yield _inside(run, str(path.relative_to(run.path)))
 

@@ -42,6 +42,14 @@ class Metric:
         first = self.means[0]
         return tuple(None if mean is None or first is None else mean - first for mean in self.means)
 
+    @property
+    def largest(self) -> float | None:
+        """The largest difference, without its sign; None where one of the runs has no mean."""
+        known = [abs(difference) for difference in self.differences if difference is not None]
+        if len(known) < len(self.means):
+            return None
+        return max(known) if max(known) > _ROUNDING else 0.0
+
     def within(self, tolerance: float) -> bool:
         """Whether all runs have a mean over equally many people that is as near to the first's.
 
@@ -49,10 +57,9 @@ class Metric:
         """
         if len(set(self.people)) > 1:
             return False
-        known = [difference for difference in self.differences if difference is not None]
-        if len(known) < len(self.means):
+        if self.largest is None:
             return all(mean is None for mean in self.means)
-        return all(abs(difference) <= tolerance + _ROUNDING for difference in known)
+        return self.largest <= tolerance + _ROUNDING
 
 
 def side_by_side(runs: Sequence[Sequence[CaseScore]]) -> tuple[Metric, ...]:

@@ -3,6 +3,7 @@
 ::
 
     ca-hpc-archive.json                     the manifest: place and digest of every other member
+    README.txt                              what to do with it
     run.json  spec.json  cluster.json       the record; the spec, as resolved; the cluster's names
     cases.json  model.json                  cases, their files named by sha256; the network
     given/splits.json  given/test_sets.json  given/plans/ARM.json
@@ -34,6 +35,7 @@ MANIFEST: Final = "ca-hpc-archive.json"
 FORMAT: Final = 1
 KIND: Final = Kind("archive", MANIFEST, writer="ca-hpc archive", format=FORMAT)
 
+README: Final = "README.txt"
 RECORD: Final = "run.json"
 SPEC: Final = "spec.json"
 CLUSTER: Final = "cluster.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Timed = Callable[[], None]
 
@@ -16,15 +16,30 @@ def seconds(work: Timed) -> float:
     return time.perf_counter() - began
 
 
-def compare(name: str, ours: Timed, baseline: Timed, *, pairs: int, what: str) -> None:
-    """Print medians, their difference and the median of the ratios pair by pair."""
+def compare(
+    name: str, ours: Timed, baseline: Timed, *, pairs: int, what: str, target: str = ""
+) -> None:
+    """Time both in turn and print what ``tell`` prints."""
     ours(), baseline()  # warm caches; not counted
     times = [(seconds(ours), seconds(baseline)) for _ in range(pairs)]
+    tell(name, times, what=what, target=target)
+
+
+def tell(name: str, times: Sequence[tuple[float, float]], *, what: str, target: str = "") -> None:
+    """Print medians, their difference and the median of the ratios, pair by pair.
+
+    ``times``: seconds (ours, ``what``). ``target``: what is aimed at, for the reader to compare.
+    """
     mine, other = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(a / b for a, b in times)
     more = statistics.median(a - b for a, b in times)
+    aim = f"; target: {target}" if target else ""
     print(
-        f"{name}: {mine:.3f} s, {what} {other:.3f} s; ratio {ratio:.2f}, {more:+.3f} s "
-        f"(medians of {pairs} interleaved pairs)",
+        f"{name}: {_shown(mine)}, {what} {_shown(other)}; ratio {ratio:.2f}, {more:+.3f} s "
+        f"(medians of {len(times)} interleaved pairs){aim}",
         flush=True,
     )
+
+
+def _shown(seconds: float) -> str:
+    return f"{1000 * seconds:.2f} ms" if seconds < 0.01 else f"{seconds:.3f} s"

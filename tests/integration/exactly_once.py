@@ -24,10 +24,10 @@ import yaml
 from ca_hpc.imaging.synthetic import write_dataset
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.shipped import shipped
-from tests.integration.jobs import HpcUser, Site, until
+from tests.integration.jobs import HELD, HpcUser, Site, until
 from tests.lab import controls
 from tests.lab.cluster import Cluster
-from tests.lab.machine import LOGIN_PATH, as_user, environment_of, must
+from tests.lab.machine import LOGIN_PATH, must
 
 STAGES: Final = ("prepare", "preprocess", "train", "evaluate", "report")
 DISTURBED: Final[Mapping[str, Callable[[Cluster], AbstractContextManager[None]]]] = {
@@ -40,8 +40,10 @@ IN_THE_SHELL: Final = {"SQUEUE_PARTITION": "nowhere"}
 LONGEST_S = 25.0
 KILLS: Final = Path(__file__).parents[1] / "kills.py"
 DRIVER: Final = Path(__file__).with_name("submit_in_process.py")
+STOPPING: Final = ("STOP_AT", "THEN")
 WRAPPER = """#!/bin/sh
-# stops at call number $STOP_AT; with $THEN=kill it kills who called it once sbatch is done
+# stops at submission number $STOP_AT; with $THEN=kill it kills who called it once sbatch is done
+if [ "$1" = --version ]; then exec {sbatch} --version; fi
 echo x >> {folder}/calls
 n=$(wc -l < {folder}/calls)
 if [ "$n" != "$STOP_AT" ]; then exec {sbatch} "$@"; fi
@@ -75,7 +77,9 @@ class Desk:
         write_dataset(folder / "data", people=4, seed=3, contrasts=("T2starw",))
         shutil.copy(checkpoint, folder / "weights.pth")
         profile = yaml.safe_load(shipped("configs", "clusters", "lab.yaml").read_text())
-        (folder / "held.yaml").write_text(yaml.safe_dump({**profile, "sbatch": {"hold": True}}))
+        # sbatch gets no other variables of the shell, and is the wrapper
+        profile |= HELD | {"environment": ["HOME", "PATH", *STOPPING]}
+        (folder / "held.yaml").write_text(yaml.safe_dump(profile))
         job = folder / "job.yaml"
         spec = {
             "kind": "finetune",
@@ -104,22 +108,15 @@ class Desk:
 
     def environment(self, *, stop_at: int | None = None, then: str = "wait") -> dict[str, str]:
         path = f"{self.folder / 'bin'}:{LOGIN_PATH}"
-        chosen = {"STOP_AT": str(stop_at or 0), "THEN": then}
+        chosen = dict(zip(STOPPING, (str(stop_at or 0), then), strict=True))
         return {**self.cluster.env, "PATH": path, **chosen, **IN_THE_SHELL}
 
     def start(self, *, stop_at: int) -> subprocess.Popen[str]:
         """``ca-hpc submit``, as the user; it stands still right before its sbatch ``stop_at``."""
         for name in ("calls", "reached", "go"):
             (self.folder / name).unlink(missing_ok=True)
-        argv = (str(self.python), "-I", "-m", "ca_hpc", "submit", str(self.job), "--json")
-        return subprocess.Popen(
-            as_user(self.user.name, argv),
-            env={**environment_of(self.user.name), **self.environment(stop_at=stop_at)},
-            cwd=self.folder,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        site = Site(self.user, self.python, self.environment(stop_at=stop_at), self.folder)
+        return site.start("submit", str(self.job), "--json")
 
     def submit(self) -> subprocess.CompletedProcess[str]:
         """The next call, undisturbed."""

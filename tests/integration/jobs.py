@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tests.lab.machine import run
+from tests.lab.machine import as_user, environment_of, run
 
 TRAINING_TIMEOUT_S = 1500
 
@@ -32,6 +32,9 @@ QUICK: Mapping[str, Any] = {
     },
     "validation": {"tile_step": 1.0, "mirroring": False},
 }
+
+# Of a stage's or a profile's: its jobs wait until they are released.
+HELD: Mapping[str, Any] = {"sbatch": {"hold": True}}
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ class Site:
         argv = (str(self.python), "-I", "-m", "ca_hpc", *arguments)
         return self.user.run(argv, env=self.environment, cwd=self.folder, timeout=timeout)
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """``ca-hpc ARGUMENTS``: the process, which has begun."""
+        return subprocess.Popen(
+            as_user(self.user.name, (self.python, "-I", "-m", "ca_hpc", *arguments)),
+            env={**environment_of(self.user.name), **self.environment},
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
     def own(self, *paths: Path) -> None:
         """Let them belong to the user."""
         for path in paths:
@@ -90,6 +104,16 @@ class Site:
         done = self.ca_hpc("status", "--json", str(run))
         assert done.stdout, done.stderr
         return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    def task(self, run: Path, name: str) -> dict[str, Any]:
+        """One of its tasks."""
+        (found,) = (task for task in self.status(run)["tasks"] if task["task"] == name)
+        return found  # type: ignore[no-any-return]
+
+    def release(self, *jobs: str) -> None:
+        """Let start what was submitted with ``HELD``."""
+        done = self.user.run(("scontrol", "release", *jobs), env=self.environment)
+        assert done.returncode == 0, done.stderr
 
     def follow(self, run: Path, *, seconds: float = TRAINING_TIMEOUT_S) -> dict[str, Any]:
         """Stay until the run has ended; its status by ``--json``."""

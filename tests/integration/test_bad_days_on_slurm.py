@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +13,8 @@ from ca_hpc.imaging.synthetic import write_dataset
 from ca_hpc.store.shipped import shipped
 from tests.integration.conftest import HpcUser
 from tests.integration.jobs import QUICK, Site, why
+from tests.lab import queue
+from tests.lab.cluster import Cluster
 
 UGLY = "a b 'single' \"double\"\nsecond line, with: comma %j"
 
@@ -73,37 +74,6 @@ def test_short_stages_share_a_job_where_the_site_forbids_short_ones(
     assert len(set(jobs.values())) == 3
 
 
-def test_an_image_that_changed_after_submission_runs_nothing(site: Site, image: Path) -> None:
-    copy = site.folder / "copy.sif"
-    for suffix in ("", ".json"):
-        shutil.copy(f"{image}{suffix}", f"{copy}{suffix}")
-        Path(f"{copy}{suffix}").chmod(0o644)
-    shutil.chown(copy, site.user.name)
-    spec = small_job(site.folder, image=copy, name="tampered")
-    # held back, so that the change comes before the first task
-    spec["resources"] = {"prepare": {"sbatch": {"hold": True}}}
-    done = site.ca_hpc("submit", str(site.write("job", spec)), "--json")
-    assert done.returncode == 0, done.stderr
-    submitted = json.loads(done.stdout)
-    run = Path(submitted["run"])
-    with copy.open("r+b") as stream:
-        stream.seek(-100, 2)
-        byte = stream.read(1)
-        stream.seek(-100, 2)
-        stream.write(bytes([byte[0] ^ 1]))
-    first = submitted["jobs"]["prepare"]["prepare.0"]
-    site.user.run(("scontrol", "release", first), env=site.environment)
-    status = site.follow(run)
-    states = {task["task"]: task["state"] for task in status["tasks"]}
-    assert states["prepare-shard0"] == "FAILED"
-    assert states["train-scratch-fold1"] == "CANCELLED"
-    (told,) = run.glob("tasks/prepare-shard0/attempts/*/result.json")
-    result = json.loads(told.read_text())
-    assert result["exit_code"] == 3
-    assert result["cause"].count("sha256:") == 2
-    assert not (run / "nnunet/raw").exists()
-
-
 def test_a_bad_case_fails_assembling_with_its_reason_and_cancels_what_depends_on_it(
     site: Site, image: Path
 ) -> None:
@@ -122,25 +92,20 @@ def test_a_bad_case_fails_assembling_with_its_reason_and_cancels_what_depends_on
     assert victim.name in (run / "report.html").read_text()
 
 
-def test_cancel_leaves_nothing_in_the_queue(site: Site, image: Path) -> None:
+def test_cancel_leaves_nothing_in_the_queue(site: Site, image: Path, cluster: Cluster) -> None:
     run = site.submit(site.write("job", small_job(site.folder, image=image, name="cancelled")))
     done = site.ca_hpc("cancel", str(run))
     assert done.returncode == 0, done.stderr
     deadline = time.monotonic() + 60
-    while (queue := in_queue(site, run)) and time.monotonic() < deadline:
+    while queue.queued(cluster, name=run.name) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert queue == []
+    assert not queue.queued(cluster, name=run.name)
     status = site.follow(run)
     assert {t["state"] for t in status["tasks"]} <= {"CANCELLED", "COMPLETED", "FAILED"}
 
 
-def in_queue(site: Site, run: Path) -> list[str]:
-    done = site.user.run(("squeue", "-h", "-o", "%j"), env=site.environment)
-    return [name for name in done.stdout.split() if name.startswith(run.name)]
-
-
 def test_a_partition_that_does_not_exist_is_refused_and_nothing_is_queued(
-    site: Site, image: Path
+    site: Site, image: Path, cluster: Cluster
 ) -> None:
     spec = small_job(site.folder, image=image, name="refused")
     spec["resources"] = {"train": {"sbatch": {"partition": "nowhere"}}}
@@ -148,4 +113,4 @@ def test_a_partition_that_does_not_exist_is_refused_and_nothing_is_queued(
     assert done.returncode == 4
     assert "train" in done.stderr and "artition" in done.stderr
     assert "Traceback" not in done.stderr
-    assert in_queue(site, Path("refused")) == []
+    assert not queue.queued(cluster, name="refused")

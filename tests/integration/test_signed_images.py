@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,31 +12,10 @@ import pytest
 
 from ca_hpc import processes
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.record import outside_environment
 from ca_hpc.images.signatures import Policy, UntrustedImage, check
-from ca_hpc.store.sif import system_partition
 from tests.command_line import Call, called
-from tests.lab.machine import run
+from tests.integration.signing import apptainer_does, key_pair, sign, small_image, tamper
 from tests.oci_registry import Registry, serving
-
-DEFINITION = """
-Bootstrap: scratch
-
-%files
-    hello /hello
-"""
-
-
-def apptainer_does(*words: object, keys: Path | None = None) -> str:
-    env = {**outside_environment(), **({"APPTAINER_KEYSDIR": str(keys)} if keys else {})}
-    done = run(("apptainer", *map(str, words)), env=env, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def openssl(*words: object) -> None:
-    done = run(("openssl", *map(str, words)), timeout=60)
-    assert done.returncode == 0, done.stderr
 
 
 @dataclass(frozen=True)
@@ -57,16 +35,14 @@ class Signer:
         if name == "pgp":
             apptainer_does("sign", "--keyidx", 0, image, keys=self.folder / "keyring")
         else:
-            apptainer_does("sign", "--key", self.folder / f"{name}.pem", image)
+            sign(image, self.folder / f"{name}.pem")
 
 
 @pytest.fixture(scope="module")
 def signer(apptainer: str, tmp_path_factory: pytest.TempPathFactory) -> Signer:
     folder = tmp_path_factory.mktemp("keys")
     for name in ("lab", "other"):
-        private = folder / f"{name}.pem"
-        openssl("genpkey", "-algorithm", "ed25519", "-out", private)
-        openssl("pkey", "-in", private, "-pubout", "-out", folder / f"{name}.pub.pem")
+        key_pair(folder, name)
     ring = folder / "keyring"
     of_lab = ("-N", "lab", "-C", "", "-E", "lab@example.org", "-P", "", "-b", 2048, "-U=false")
     apptainer_does("key", "newpair", *of_lab, keys=ring)
@@ -77,13 +53,7 @@ def signer(apptainer: str, tmp_path_factory: pytest.TempPathFactory) -> Signer:
 
 @pytest.fixture(scope="module")
 def unsigned(apptainer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("image")
-    (folder / "x.def").write_text(DEFINITION)
-    (folder / "hello").write_bytes(b"hello\n" * 1000)
-    argv = ("apptainer", "build", "--fakeroot", "x.sif", "x.def")
-    done = run(argv, cwd=folder, env=outside_environment(), timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder / "x.sif"
+    return small_image(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture
@@ -98,18 +68,6 @@ def signed(signer: Signer, unsigned: Path, tmp_path: Path) -> Callable[..., Path
         return image
 
     return make
-
-
-def flip_a_byte(image: Path) -> None:
-    """Of its file system; the time of the change is set back."""
-    before = image.stat()
-    part = system_partition(image)
-    with image.open("r+b") as stream:
-        stream.seek(part.offset + part.size // 2)
-        byte = stream.read(1)
-        stream.seek(-1, os.SEEK_CUR)
-        stream.write(bytes([byte[0] ^ 1]))
-    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_an_image_is_trusted_by_the_key_that_signed_it(
@@ -146,7 +104,7 @@ def test_a_byte_changed_after_signing_is_refused(
     name: str, signer: Signer, signed: Callable[..., Path]
 ) -> None:
     image = signed(name)
-    flip_a_byte(image)
+    tamper(image)
     trusted = signer.pgp if name == "pgp" else signer.public(name)
     with pytest.raises(UntrustedImage, match="is not as it was signed"):
         check(image, Policy((trusted,)), run=processes.run)
@@ -187,7 +145,7 @@ def test_a_tampered_and_an_unsigned_image_come_into_no_store_of_a_policy(
 ) -> None:
     key = ("--key", signer.public("lab"))
     tampered = signed("lab", "lab")
-    flip_a_byte(tampered)
+    tamper(tampered)
     for file, told in ((signed(), "is not signed"), (tampered, "not as it was signed")):
         to = f"oras://{registry.host}/lab/{file.stem}:v1"
         assert image("push", file, to).code == 0

@@ -9,7 +9,7 @@ from tests.lab.machine import LabError
 
 VARIABLE = "CA_HPC_TEST_ROOT"
 # Further clusters' folders lie beside the first one's and end in these.
-SECOND, SPARE = "-cgroup", "-spare"
+SECOND, SPARE, OFFLINE = "-cgroup", "-spare", "-offline"
 CHECKOUT = Path(__file__).resolve().parents[2]
 LOGS = CHECKOUT / "build/test-logs"
 

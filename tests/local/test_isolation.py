@@ -130,7 +130,8 @@ def test_a_hostile_shell_changes_nothing(tmp_path: Path) -> None:
     runs = {}
     for name, (shell, umask) in shells.items():
         runs[name] = submit(tmp_path, variables=shell, umask=umask)
-        to_the_end(runs[name])
+    for run in runs.values():
+        to_the_end(run)
     # once, in the interpreter that the shell starts, which starts one of its own at once
     assert mark.read_text() == "sitecustomize\n"
     clean, hostile = (told(runs[name]) for name in shells)

@@ -16,6 +16,7 @@ import pytest
 from ca_hpc.imaging.synthetic import write_dataset
 from tests.checkpoints import write_checkpoint
 from tests.local_runs import JOB, ca_hpc, status, submit, until
+from tests.reruns import NOT_YET, PLACES, differing
 
 # two arms, by plans of their own, one of which starts from weights
 TEXT = JOB.replace("weights: null", "weights: own.pth").replace(
@@ -57,17 +58,9 @@ def ended(told: dict[str, Any]) -> Path:
     return run
 
 
-def differing(told: dict[str, Any]) -> dict[str, str]:
-    return {row["aspect"]: row["verdict"] for row in told["drift"] if row["verdict"] != "same"}
-
-
-# what only a node can tell
-NOT_YET = dict.fromkeys(("node", "cpu", "cpu.torch", "gpu", "driver"), "unknown")
-
-
 def test_a_rerun_of_a_run_folder_gives_the_same_weights(first: Path) -> None:
     told = rerun(first, "--detach")
-    assert differing(told) == {"folder": "expected", **NOT_YET}
+    assert differing(told["drift"]) == {"folder": "expected", **NOT_YET}
     again = ended(told)
     done = ca_hpc("compare", first, again, "--json", cwd=first)
     assert done.returncode == 0, done.stderr
@@ -99,8 +92,7 @@ def test_an_archive_is_rerun_elsewhere_when_nothing_else_is_left(
     try:
         there = ("--cluster", tmp_path / "site/cluster.yaml", "--data", "images", "--detach")
         told = rerun(study, *there)
-        places = dict.fromkeys(("cluster", "partition", "folder"), "expected")
-        assert differing(told) == {**places, **NOT_YET}
+        assert differing(told["drift"]) == {**PLACES, **NOT_YET}
         again = ended(told)
         assert again.parent == tmp_path / "site/runs"
         done = ca_hpc("compare", study, again, "--json", cwd=tmp_path)
@@ -120,6 +112,7 @@ def test_a_changed_image_refuses_and_is_on_record_where_it_is_allowed(first: Pat
     try:
         done = ca_hpc("rerun", first, "--detach", cwd=first)
         assert done.returncode == 3
+        assert "drift: data\n" in done.stdout
         assert f"file {image} is sha256:" in done.stderr
         assert "recorded is sha256:" in done.stderr and "--allow data" in done.stderr
         told = rerun(first, "--allow", "data", "--detach")

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from ca_hpc.actions.archive import Archived, archive
+from ca_hpc.actions.images import Site, unpack
 from ca_hpc.actions.original import Original, of_archive, of_run
 from ca_hpc.actions.relocate import holding, relocate
 from ca_hpc.core.codec import encode
 from ca_hpc.core.drift import data_fact, drift
 from ca_hpc.core.record import Cases
 from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.images.record import read_image
+from ca_hpc.images.shelf import Shelf
 from ca_hpc.report.run_record import compose
 from ca_hpc.store import archive as archives
 from ca_hpc.store.archive import KIND, Archive, Manifest
@@ -73,11 +76,9 @@ def test_an_archive_tells_what_the_run_tells(tmp_path: Path, run: RunFolder) -> 
         {"train": ["c0001", "c0002"], "val": ["c0003", "c0004"]},
         {"train": ["c0003", "c0004"], "val": ["c0001", "c0002"]},
     ]
-    for named, original in ((found.weights, "anna's model.pth"), (found.image, "neck.sif")):
-        assert named is not None
-        assert Path(named).read_bytes() == (tmp_path / original).read_bytes()
+    assert found.weights is not None
+    assert Path(found.weights).read_bytes() == (tmp_path / "anna's model.pth").read_bytes()
     assert found.trainers is not None and list(Path(found.trainers).glob("*.py"))
-    assert found.image is not None and Path(f"{found.image}.json").is_file()
 
 
 def test_nothing_in_it_names_a_subject_or_a_place_here(tmp_path: Path, run: RunFolder) -> None:
@@ -113,6 +114,31 @@ def test_parts_can_be_left_out_and_are_then_found_by_digest(tmp_path: Path, run:
     image, weights = run.workflow.runtime.image, run.pins.weights
     assert image is not None and weights is not None
     assert (found.image, found.weights) == (f"sha256:{image.sha256}", f"sha256:{weights.sha256}")
+
+
+def site(tmp_path: Path) -> Site:
+    return Site(Shelf(tmp_path / "there"), None, tmp_path / "cache")
+
+
+def test_the_image_of_two_archives_comes_into_the_store_of_images_once(
+    tmp_path: Path, run: RunFolder
+) -> None:
+    there, said = site(tmp_path), list[str]()
+    for name in ("one", "two"):
+        made = archived(run, tmp_path / f"{name}.tar")
+        unpack(Archive.open(made.file), site=there, say=said.append)
+    assert len(said) == 1
+    (entry,) = there.shelf.entries()
+    assert entry.file.read_bytes() == (tmp_path / "neck.sif").read_bytes()
+    assert read_image(entry.file).sha256 == entry.sha256
+    assert opened(made.file, there.shelf.root).image == f"sha256:{entry.sha256}"
+    assert list(there.shelf.root.rglob(archives.IMAGE)) == [entry.file]
+
+
+def test_an_archive_without_an_image_brings_none(tmp_path: Path, run: RunFolder) -> None:
+    made = archived(run, tmp_path / "study.tar", without=["image"])
+    unpack(Archive.open(made.file), site=site(tmp_path), say=lambda text: None)
+    assert site(tmp_path).shelf.entries() == ()
 
 
 FLIPPED: dict[str, Callable[[RunFolder, Path], Path]] = {
@@ -182,6 +208,7 @@ def hostile(cases: Cases) -> Iterator[tuple[str, dict[str, str]]]:
     yield "is no case", {"given__splits.json": '[{"train": ["c9"], "val": []}]'}
     yield "cannot be read", {"given__splits.json": "{"}
     yield "cannot be read", {"run.json": "{}"}
+    yield "its image is none", {"image.sif": "another"}
 
 
 def test_an_archive_of_somebody_elses_names_no_paths_here(tmp_path: Path, run: RunFolder) -> None:
@@ -200,7 +227,7 @@ def test_a_flipped_byte_in_an_archive_is_seen(tmp_path: Path, run: RunFolder) ->
     raw[known.start + known.member(archives.IMAGE).at] ^= 1
     file.write_bytes(raw)
     with pytest.raises(DigestMismatch, match=archives.IMAGE):
-        opened(file, tmp_path / "there")
+        unpack(Archive.open(file), site=site(tmp_path), say=lambda text: None)
     assert not list((tmp_path / "there").rglob(archives.IMAGE))
 
 

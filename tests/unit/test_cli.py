@@ -238,6 +238,24 @@ def test_a_cluster_that_runs_images_wants_one_named(call: Call, job: Path) -> No
     assert "cluster lab runs tasks in an image, but the job names none" in shown.err
 
 
+@pytest.mark.parametrize("weights", ["./model.pth", "image", "contrast-agnostic-v2"])
+def test_an_image_that_is_in_a_registry_is_no_reason_to_refuse_a_job(
+    call: Call, job: Path, weights: str
+) -> None:
+    image = "oras://registry.invalid/lab/ca:v1"  # asking that host would fail
+    text = re.sub("^weights: .*", f"weights: {weights}", JOB, flags=re.MULTILINE)
+    job.write_text(text.replace("runtime: none", f"image: {image}"))
+    told = (
+        f"warning: image: {image} is pulled by submission, and what is in it is not checked "
+        f"before; now: ca-hpc image pull --cluster lab {image}, which"
+    )
+    for command in (("validate",), ("submit", "--dry-run")):
+        shown = call(*command, str(job), "--cluster", "lab")
+        assert shown.code == 0, shown.err
+        assert told in shown.err
+    assert f"runtime     apptainer {image} sha256:not-known-yet" in shown.out
+
+
 @pytest.mark.parametrize("arguments", [("submitt",), ("submit",), ("submit", "--nope", "x")])
 def test_a_wrong_command_line_ends_with_2(call: Call, arguments: tuple[str, ...]) -> None:
     shown = call(*arguments)

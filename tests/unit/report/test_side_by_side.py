@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import nan
 
+from pytest import approx
+
 from ca_hpc.report.side_by_side import Metric, side_by_side
 from tests.unit.report.test_scores import SCORE
 
@@ -36,7 +38,9 @@ def test_the_tolerance_is_to_the_first_run() -> None:
     assert dice(0.9, 0.91, 0.89).within(0.01)
     assert not dice(0.9, 0.92).within(0.01)
     assert not dice(0.9, 0.9, people=(2, 1)).within(1.0)
-    assert dice(0.9, 0.91).differences[1] is not None
+    assert dice(0.9, 0.92, 0.87).largest == approx(0.03)
+    assert dice(0.1, 0.1 + 1e-15).largest == 0
+    assert dice(None, 0.5).largest is None
 
 
 def test_nothing_to_segment_in_all_of_them_is_the_same() -> None:
