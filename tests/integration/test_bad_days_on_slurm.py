@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from ca_hpc.imaging.synthetic import write_dataset
 from ca_hpc.store.shipped import shipped
 from tests.integration.conftest import HpcUser
-from tests.integration.jobs import QUICK, Site, why
+from tests.integration.jobs import QUICK, Site, until, why
 from tests.lab import queue
 from tests.lab.cluster import Cluster
 
@@ -96,10 +95,7 @@ def test_cancel_leaves_nothing_in_the_queue(site: Site, image: Path, cluster: Cl
     run = site.submit(site.write("job", small_job(site.folder, image=image, name="cancelled")))
     done = site.ca_hpc("cancel", str(run))
     assert done.returncode == 0, done.stderr
-    deadline = time.monotonic() + 60
-    while queue.queued(cluster, name=run.name) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert not queue.queued(cluster, name=run.name)
+    until(lambda: not queue.queued(cluster, name=run.name), seconds=60)
     status = site.follow(run)
     assert {t["state"] for t in status["tasks"]} <= {"CANCELLED", "COMPLETED", "FAILED"}
 
@@ -113,4 +109,4 @@ def test_a_partition_that_does_not_exist_is_refused_and_nothing_is_queued(
     assert done.returncode == 4
     assert "train" in done.stderr and "artition" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not queue.queued(cluster, name="refused")
+    until(lambda: not queue.queued(cluster, name="refused"), seconds=60)

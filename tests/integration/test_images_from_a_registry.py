@@ -85,7 +85,7 @@ def push(desk: Desk, image: Path, to: str) -> dict[str, str]:
 def kill_half_way(submitting: subprocess.Popen[str]) -> None:
     assert submitting.stderr is not None
     for line in submitting.stderr:
-        if (told := PULLED.match(line)) and int(told[1]) * 2 >= int(told[2]):
+        if (told := PULLED.match(line)) and int(told[1]) * 3 >= int(told[2]):
             submitting.kill()
             break
     assert submitting.wait() == -9

@@ -20,6 +20,7 @@ from ca_hpc.images.reference import parse
 from ca_hpc.images.shelf import Shelf, read_use
 from ca_hpc.images.signatures import Policy, UntrustedImage
 from ca_hpc.processes import Finished, ProgramMissing
+from ca_hpc.store.digests import DigestCache
 from tests.sif import write_sif
 
 with tempfile.TemporaryDirectory() as folder:
@@ -169,6 +170,11 @@ def test_a_byte_that_was_changed_in_the_store_is_noticed(site: Site, sif: Path, 
         found("training", site=site, runs=runs)
     assert SHA256 in refused.value.message
     assert hashlib.sha256(DAMAGED).hexdigest() in refused.value.message
+
+
+def test_those_who_waited_for_an_image_need_not_read_all_of_it(site: Site, sif: Path) -> None:
+    file = kept(site, sif)
+    assert DigestCache(site.digests).knows(file)
 
 
 def test_what_is_known_of_a_file_stays_known_when_it_is_signed_and_only_then(
