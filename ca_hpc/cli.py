@@ -19,6 +19,7 @@ from ca_hpc.cli_data import data_app
 from ca_hpc.cli_image import image_app
 from ca_hpc.cli_json import AsJson, answer, answer_error, one_object
 from ca_hpc.cli_weights import weights_app
+from ca_hpc.core.utf8 import check_utf8
 from ca_hpc.errors import CaHpcError, ExitCode
 
 if TYPE_CHECKING:
@@ -252,6 +253,8 @@ def private_umask() -> None:
 
 def _run_command() -> NoReturn:
     try:
+        for word in sys.argv[1:]:
+            check_utf8(word)
         code = app(prog_name="ca-hpc", standalone_mode=False)
         if code == ExitCode.INTERRUPTED:  # what typer makes of KeyboardInterrupt
             _interrupted()

@@ -12,9 +12,10 @@ from ca_hpc import screen
 from ca_hpc.cli_json import AsJson, answer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
-    from ca_hpc.actions.images import Site
+    from ca_hpc.actions.images import Site, Verified
     from ca_hpc.images.collect import Outcome
     from ca_hpc.images.shelf import Entry
 
@@ -152,6 +153,9 @@ def image_pull(
 def image_push(
     what: What,
     to: Annotated[str, typer.Argument(help="oras://HOST/NAME[:TAG]")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Though the tag stands for another image.")
+    ] = False,
     keys: Keys = None,
     authfile: Authfile = None,
     cluster: Cluster = None,
@@ -171,6 +175,7 @@ def image_push(
             parse(what),
             target,
             site=_site(store, cluster=cluster, keys=keys),
+            replace=replace,
             authfile=authfile,
             progress=progress,
         )
@@ -193,6 +198,25 @@ def image_list(store: Store = None, cluster: Cluster = None, as_json: AsJson = F
         typer.echo(_line(entry))
     if not entries:
         typer.echo(f"no images in {shelf.folder}")
+
+
+@image_app.command("unname")
+def image_unname(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names in the store.")],
+    cluster: Cluster = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take names away: the images stay, by their sha256, until gc finds that nothing needs them."""
+    shelf = _site(store, cluster=cluster).shelf
+    taken: list[str] = []
+    if as_json:
+        answer({"taken": taken})  # as far as it gets: the end may be an error
+    for name in names:
+        shelf.take_name(name)
+        taken.append(name)
+    if not as_json:
+        typer.echo(f"taken away: {', '.join(taken)}")
 
 
 @image_app.command("verify")
@@ -218,8 +242,7 @@ def image_verify(
         whole.append(asdict(found))
         if not as_json:
             by = f", signed with {found.signed.key}" if found.signed else ""
-            known = "as recorded" if found.recorded else "(nothing is recorded of it)"
-            typer.echo(f"{found.file}: sha256:{found.sha256} {known}{by}")
+            typer.echo(f"{found.file}: sha256:{found.sha256} {_known(found)}{by}")
     if not (whole or as_json):
         typer.echo(f"no images in {site.shelf.folder}")
 
@@ -259,6 +282,12 @@ def image_gc(
         list[Path] | None,
         typer.Option(help="A folder of runs to look in, too: where runs were moved to."),
     ] = None,
+    gone: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder where jobs were submitted to, and that is gone with all its runs."
+        ),
+    ] = None,
     cluster: Cluster = None,
     store: Store = None,
     as_json: AsJson = False,
@@ -266,14 +295,17 @@ def image_gc(
     """Remove images that have no name and that no run is pinned to."""
     import time
 
-    from ca_hpc.images.collect import collect
+    from ca_hpc.images.collect import Places, collect
 
     shelf = _site(store, cluster=cluster).shelf
+    further, without = (
+        [str(folder.absolute()) for folder in given or ()] for given in (runs, gone)
+    )
     outcomes = collect(
         shelf,
         now=time.time(),
         grace_s=grace * 86400.0,
-        look_in=[folder.absolute() for folder in runs or ()],
+        places=Places(runs=tuple(further), gone=frozenset(without)),
         delete=delete,
     )
     if as_json:
@@ -282,13 +314,10 @@ def image_gc(
         )
         return
     for outcome in outcomes:
-        typer.echo(f"{_line(outcome.entry)}\n{'':<14}{_told(outcome)}")
-    idle = [outcome for outcome in outcomes if outcome.kept is None]
-    size = sum(outcome.entry.size_bytes for outcome in idle) / 1e6
-    typer.echo(
-        f"{len(idle)} of {len(outcomes)} images, {size:.0f} MB, "
-        + ("removed" if delete else "could go: ca-hpc image gc --delete")
-    )
+        typer.echo(_line(outcome.entry))
+        for told in _told(outcome):
+            typer.echo(f"{'':<14}{told}")
+    typer.echo(_sum(outcomes, delete=delete) if outcomes else f"no images in {shelf.folder}")
 
 
 def _site(
@@ -308,13 +337,18 @@ def _keep(
     from ca_hpc.actions import images
     from ca_hpc.images.reference import check_name, parse
 
+    def welcome(sha256: str) -> None:  # before minutes of pulling
+        if name is not None and not replace:
+            site.shelf.check_name(name, sha256)
+
     if name is not None:
-        check_name(name)  # before minutes of pulling
+        check_name(name)
     with screen.transfer() as progress:
         found = images.pull(
             parse(what),
             site=site,
             authfile=authfile,
+            welcome=welcome,
             say=lambda text: typer.echo(text, err=True),
             progress=progress,
         )
@@ -339,7 +373,22 @@ def _moment(entry: Entry) -> datetime:
     return datetime.fromtimestamp(entry.added, timezone.utc)
 
 
-def _told(outcome: Outcome) -> str:
-    if outcome.kept is not None:
-        return f"kept: {outcome.kept}"
-    return "removed" if outcome.removed else "nothing needs it"
+def _told(outcome: Outcome) -> Sequence[str]:
+    if outcome.kept:  # by folders and runs of others, whose names may be anything
+        return [f"kept: {why if why.isprintable() else ascii(why)}" for why in outcome.kept]
+    return ["removed" if outcome.removed else "nothing needs it"]
+
+
+def _known(found: Verified) -> str:
+    if found.signed_since:
+        return "signed since it was recorded, and holds the same"
+    return "as recorded" if found.recorded else "(nothing is recorded of it)"
+
+
+def _sum(outcomes: Sequence[Outcome], *, delete: bool) -> str:
+    idle = [outcome for outcome in outcomes if not outcome.kept]
+    if not idle:
+        return "nothing to remove"
+    size = sum(outcome.entry.size_bytes for outcome in idle) / 1e6
+    told = "removed" if delete else "could go: the same command with --delete"
+    return f"{len(idle)} of {len(outcomes)} images, {size:.0f} MB, {told}"

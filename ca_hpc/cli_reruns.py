@@ -106,9 +106,10 @@ def compare(
             same = [row.aspect for row in rows if row.verdict == "same"]
             others = [row for row in rows if row.verdict != "same"]
             _show_drift(others, before=found.runs[0], now=name)
-            typer.echo(f"the same: {', '.join(same) or 'nothing'}\n")
+            _line(f"the same: {', '.join(same) or 'nothing'}")
+            typer.echo()
         for fold, identical in found.identical.items():
-            typer.echo(f"weights of {fold}: {'the same, bit for bit' if identical else 'others'}")
+            _line(f"weights of {fold}: {'the same, bit for bit' if identical else 'others'}")
         _show_metrics(found.rows, runs=found.runs, tolerance=tolerance)
         told = "all are" if found.within else "not all are"
         typer.echo(f"{told} within {tolerance:g} of those of {found.runs[0]}")
@@ -127,8 +128,9 @@ class Leave(str, Enum):
 def archive(
     run: cli_runs.RunPath,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The archive: study.tar.", show_default=False)
-    ],
+        Path | None,
+        typer.Option("--output", "-o", help="The archive; default: the run's name and .tar, here."),
+    ] = None,
     without: Annotated[
         list[Leave] | None, typer.Option("--without", help="Leave it out; may be repeated.")
     ] = None,
@@ -137,6 +139,9 @@ def archive(
     ] = False,
     keep_names: Annotated[
         bool, typer.Option("--keep-names", help="Of subjects, sessions and cases.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite an archive that is there.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -148,15 +153,17 @@ def archive(
     from ca_hpc.store.run_folder import RunFolder
 
     host, folder = Host.here(), RunFolder.open(run)
+    target = output or Path(f"{folder.path.name}.tar")
     with screen.transfer() as progress:
         made = action(
             folder,
-            output,
+            target,
             store=weight_store(folder.cluster, host=host),
             cache=DigestCache(host.cache / "digests.json"),
             without=[each.value for each in without or ()],
             images=with_images,
             names="kept" if keep_names else "replaced",
+            overwrite=replace,
             say=lambda text: typer.echo(text, err=True),
             progress=progress,
         )
@@ -168,7 +175,7 @@ def archive(
     if made.left_out:
         typer.echo(f"not in it: {in_words(made.left_out)}")
     typer.echo(f"sha256:{made.sha256} (of the manifest in it, which has those of all files)")
-    typer.echo(f"how to rerun it: tar -xOf {shlex.quote(str(output))} README.txt")
+    typer.echo(f"how to rerun it: tar -xOf {shlex.quote(str(target))} README.txt")
 
 
 def _show_drift(rows: Sequence[Row], *, before: str, now: str) -> None:
@@ -177,7 +184,7 @@ def _show_drift(rows: Sequence[Row], *, before: str, now: str) -> None:
     cells += [(row.aspect, _short(row.before), _short(row.now), row.verdict) for row in rows]
     _show_table(cells)
     names = [row.aspect for row in rows if row.verdict == "drift"]
-    typer.echo(f"drift: {', '.join(names) or 'none'}")
+    _line(f"drift: {', '.join(names) or 'none'}")
 
 
 def _show_metrics(rows: Iterable[Metric], *, runs: Sequence[str], tolerance: float) -> None:
@@ -194,7 +201,12 @@ def _show_table(cells: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo(line.rstrip())
+        _line(line.rstrip())
+
+
+def _line(text: str) -> None:
+    """Names come out of foreign archives, and a terminal obeys what it is sent."""
+    typer.echo("".join(c if c.isprintable() else "?" for c in text))
 
 
 def _size(count: int) -> str:

@@ -72,6 +72,8 @@ def labels(found: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights files")
+    parser.add_argument("--recipe", default="", help="sha256 of the recipe that makes the image")
+    parser.add_argument("--base", default="", help="sha256 of what the image below holds")
     parser.add_argument("--commit", default="", help="commit that ca-hpc was built from")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--labels", type=Path, required=True, help="file to append to")
@@ -85,6 +87,8 @@ def main() -> None:
             **cuda_of_torch(),
         },
         "commit": given.commit or None,
+        "recipe_sha256": given.recipe or None,
+        "base_content_sha256": given.base or None,
         "weights": weights(given.weights),
         "python_packages": packages,
         "debian_packages": dict(line.split() for line in sys.stdin),

@@ -63,6 +63,13 @@ def write_checkpoint(file: Path, *, model: str, seed: int = 0) -> None:
     file.chmod(0o644)
 
 
+def true_sized(folder: Path) -> Path:
+    """A checkpoint of the true shape of the contrast-agnostic model v2.x, from a fixed seed."""
+    file = folder / "contrast_agnostic_nnunet_compatible.pth"
+    write_checkpoint(file, model="contrast-agnostic-v2")
+    return file
+
+
 def store_zeros(store: WeightStore, *, model: str, work: Path) -> Entry:
     """Weights of the shape of ``model``, all zero, under its name in ``store``; without torch."""
     network = network_of(model)

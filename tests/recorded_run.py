@@ -99,7 +99,8 @@ def finished(parent: Path) -> RunFolder:
     run.write("data.json", {"files": []})
     (run.path / "evaluation").mkdir()
     (run.path / "evaluation" / "scores.csv").write_text("arm,dice\n")
-    run.file("report.html").write_text("<html></html>")
+    for page in ("data.html", "report.html"):
+        run.file(page).write_text("<html></html>")
     for arm in run.spec.arms:
         for fold in run.spec.fold_indices:
             _publish(run, arm, fold)

@@ -10,12 +10,14 @@ from pathlib import Path
 from ca_hpc.core.model import Pin
 from ca_hpc.core.record import Case, LabelFile
 from ca_hpc.core.run_record import File
+from ca_hpc.images.contents import content_sha256
 from ca_hpc.images.record import Contents, ImageInfo, write_record
 from ca_hpc.report.model import CaseScore
 from ca_hpc.report.scores import write_scores
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.seal import SEALS, seal, write_seals
 from tests.recorded_run import DATASET, IMAGE, finished, sha256
+from tests.sif import write_sif
 
 SUBJECTS = ("anna", "ben")
 
@@ -59,12 +61,14 @@ def lay_case(folder: Path, case: Case) -> Case:
 def _pin(run: RunFolder, parent: Path) -> None:
     weights, image = parent / "anna's model.pth", parent / "neck.sif"
     weights.write_bytes(b"weights")
-    image.write_bytes(b"image")
-    sif = Pin(str(image), sha256(image))
-    write_record(ImageInfo(image, sif.sha256, 5, Contents({"ca-hpc": "0.1.0"})))
+    write_sif(image)
+    sif, size, content = Pin(str(image), sha256(image)), image.stat().st_size, content_sha256(image)
+    held = Contents({"ca-hpc": "0.1.0"})
+    write_record(ImageInfo(image, sif.sha256, size, held, content_sha256=content))
     flow = run.workflow
     run.write("workflow.json", replace(flow, runtime=replace(flow.runtime, image=sif)))
-    recorded = replace(IMAGE, file=File(sif.path, sif.sha256, 5), reference=str(image))
+    file = File(sif.path, sif.sha256, size)
+    recorded = replace(IMAGE, file=file, content_sha256=content, reference=str(image))
     pin = Pin(str(weights), sha256(weights))
     run.write("pins.json", replace(run.pins, weights=pin, image=recorded))
 

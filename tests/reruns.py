@@ -7,6 +7,8 @@ from typing import Any, Final
 
 # what only a node can tell
 NOT_YET: Final = dict.fromkeys(("node", "cpu", "cpu.torch", "gpu", "driver"), "unknown")
+#: the same of an archive, which names no node
+NOT_YET_THERE: Final = {name: verdict for name, verdict in NOT_YET.items() if name != "node"}
 #: of another site
 PLACES: Final = dict.fromkeys(("cluster", "partition", "folder"), "expected")
 

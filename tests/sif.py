@@ -8,7 +8,7 @@ from typing import Final
 
 TABLE: Final = 4096
 DESCRIPTOR_BYTES: Final = 585
-DEFINITION, PARTITION = 0x4001, 0x4004
+DEFINITION, PARTITION, SIGNATURE = 0x4001, 0x4004, 0x4005
 SQUASHFS, EXT3 = 1, 2
 DATA, PRIMARY = 3, 2
 OFFSET, SIZE = 40960, 5000  # of the system partition
@@ -27,21 +27,37 @@ SYSTEM: Final = descriptor(PARTITION, offset=OFFSET, size=SIZE, filesystem=SQUAS
 
 
 def write_sif(file: Path, *descriptors: bytes, contents: bytes = b"") -> Path:
-    """Write a file with these parts; without any, with a system partition only.
+    """Write a file with these parts; without any, with a system partition and room for two more.
 
     ``contents``: what lies at ``OFFSET``, where zeros follow up to ``SIZE``.
     """
-    table = b"".join(descriptors or (SYSTEM,))
+    free = 0 if descriptors else 2
+    table = b"".join(descriptors or (SYSTEM, *[bytes(DESCRIPTOR_BYTES)] * free))
     data = TABLE + len(table)
     header = (
         b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0" + b"01\0" + b"02\0"
     )
     header += bytes(16 + 2 * 8)  # id, created, modified
     count = len(table) // DESCRIPTOR_BYTES
-    header += struct.pack("<6q", 0, count, TABLE, len(table), data, OFFSET + SIZE - data)
+    header += struct.pack("<6q", free, count, TABLE, len(table), data, OFFSET + SIZE - data)
     assert len(contents) <= SIZE
     before = (header.ljust(TABLE, b"\0") + table).ljust(OFFSET, b"\0")
     file.write_bytes(before + contents.ljust(SIZE, b"\0"))
+    return file
+
+
+def add_part(file: Path, kind: int, content: bytes = b"signed by lab", *, role: int = 0) -> Path:
+    """As ``apptainer sign`` and ``apptainer sif add`` do, a second after the last time."""
+    found = bytearray(file.read_bytes())
+    created, modified, free, total, table, size, data, _ = struct.unpack_from("<8q", found, 64)
+    row = table + (total - free) * DESCRIPTOR_BYTES
+    part = descriptor(kind, offset=len(found), size=len(content), filesystem=EXT3, role=role)
+    found[row : row + DESCRIPTOR_BYTES] = part
+    struct.pack_into("<2q", found, row + 41, modified + 1, modified + 1)
+    found += content
+    numbers = (created, modified + 1, free - 1, total, table, size, data, len(found) - data)
+    struct.pack_into("<8q", found, 64, *numbers)
+    file.write_bytes(found)
     return file
 
 

@@ -24,6 +24,8 @@ class Script:
     statuses: list[int] = field(default_factory=list)  # instead of an answer, one per request
     headers: dict[str, str] = field(default_factory=dict)
     redirect: dict[str, str] = field(default_factory=dict)  # path: address
+    upload_to: str | None = None  # where a POST is told to go on
+    uploaded: list[bytes] = field(default_factory=list)
     silent: bool = False
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
@@ -60,6 +62,12 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 self.answer(302, {"Location": script.redirect[self.path]}, b"")
             else:
                 self.send_file()
+
+        def do_POST(self) -> None:
+            script.uploaded.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            self.answer(202, {"Location": script.upload_to or self.path}, b"")
+
+        do_PUT = do_POST
 
         def send_file(self) -> None:
             headers = dict(script.headers)

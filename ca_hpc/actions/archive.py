@@ -6,6 +6,7 @@ the paths of results. Checkpoints stay behind as well: a rerun makes them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import tempfile
@@ -24,22 +25,24 @@ from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.data_spec import PairsSource, SplitFile
 from ca_hpc.core.drift import drift, refuse
 from ca_hpc.core.profile import Cluster
-from ca_hpc.core.pseudonyms import Pseudonyms, pseudonyms
-from ca_hpc.core.record import Case, Cases, Origin
-from ca_hpc.core.run_record import File, Image, RunRecord
+from ca_hpc.core.pseudonyms import Pseudonyms, owner_of, pseudonyms
+from ca_hpc.core.record import Cases, Origin
+from ca_hpc.core.run_record import AttemptRecord, File, Image, RunRecord
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.images.host_wheels import fetch_host_wheels
-from ca_hpc.images.record import read_image, record_path
+from ca_hpc.images.record import ImageInfo, read_image, record_path
 from ca_hpc.images.reference import SCHEME
+from ca_hpc.report.model import CaseScore
 from ca_hpc.report.run_record import compose
+from ca_hpc.report.scores import read_scores, scores_text
 from ca_hpc.store import archive as archives
 from ca_hpc.store.archive import FORMAT, KIND, Manifest, Names
 from ca_hpc.store.digests import DigestCache
-from ca_hpc.store.given import PLANS, SPLITS, TEST_SETS
+from ca_hpc.store.given import PLANS, SPLITS, TEST_SETS, division_of
 from ca_hpc.store.pack import Pack
-from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.store.sealed_tar import Member, Progress
+from ca_hpc.store.run_folder import RunFolder, inside
+from ca_hpc.store.sealed_tar import Member, Progress, short
 from ca_hpc.store.sealed_tar_writer import Content, check_target, write_sealed
 from ca_hpc.weights.store import WeightStore
 
@@ -74,6 +77,7 @@ def archive(
     without: Collection[Part] = (),
     images: bool = False,
     names: Names = "replaced",
+    overwrite: bool = False,
     wheels: Callable[[Path], None] = lambda into: fetch_host_wheels(into, run=processes.run),
     say: Say,
     progress: Progress,
@@ -81,11 +85,16 @@ def archive(
     """Write a run as one file; whole or not at all. Raises CaHpcError.
 
     ``images``: with images and labels, whose headers nobody has looked at. ``names: kept``: ids of
-    cases, subjects and sessions as they are. ``wheels`` fills a folder with those of the host side.
-    Raises DigestMismatch where plans, splits, image or weights are not those that were recorded.
+    cases, subjects and sessions as they are. ``overwrite``: an archive that is there. ``wheels``
+    fills a folder with those of the host side. Raises DigestMismatch where plans, splits, image or
+    weights are not those that were recorded.
     """
     target = target.absolute()
     check_target(target, KIND)
+    if target.exists() and not overwrite:
+        raise CaHpcError(
+            f"{target} is there already", hint="name a new file: -o study.tar; or: --replace"
+        )
     was = of_run(run, compose(run), store=store)
     now = given_facts(was.plans, splits=was.splits, test_sets=was.test_sets)
     recorded = {name: was.facts.get(name, "") for name in now}
@@ -93,7 +102,7 @@ def archive(
     texts = _texts(run, was, pseudonyms(was.cases) if names == "replaced" else None)
     with tempfile.TemporaryDirectory(prefix="ca-hpc-archive-", dir=target.parent) as folder:
         contents = [Content.of_bytes(name, text.encode()) for name, text in texts.items()]
-        contents += _trainers(was)
+        contents += _trainers(run, was)
         contents += _pinned(run, without=without, cache=cache)
         if images:
             contents += _images(was, cache=cache)
@@ -103,7 +112,8 @@ def archive(
             contents += _below(Path(folder), archives.WHEELS)
         parts = _sizes(contents)
         left_out = tuple(part for part in _wanted(run, was.record) if part not in parts)
-        contents.append(Content.of_bytes(archives.README, _readme(run, left_out).encode()))
+        text = _readme(was, left_out, size_bytes=sum(parts.values()))
+        contents.append(Content.of_bytes(archives.README, text.encode()))
         sealed = write_sealed(
             sorted(contents, key=lambda content: content.name),
             target,
@@ -141,12 +151,17 @@ def _sizes(contents: Iterable[Content]) -> dict[str, int]:
     return dict(sizes.most_common())
 
 
-def _readme(run: RunFolder, left_out: Collection[str]) -> str:
+def _readme(was: Original, left_out: Collection[str], *, size_bytes: int) -> str:
+    cases = was.cases.cases
     return readme(
-        run.path.name,
+        was.record.name,
         version=__version__,
         python=".".join(platform.python_version_tuple()[:2]),
         machine=platform.machine(),
+        imaged=was.record.image is not None,
+        images=len(cases),
+        people=len({owner_of(case) for case in cases}),
+        size_bytes=size_bytes,
         left_out=left_out,
     )
 
@@ -162,10 +177,10 @@ def _texts(run: RunFolder, was: Original, new: Pseudonyms | None) -> dict[str, s
     """The members that are made here, by name; the record comes last and seals the others."""
     splits, tests = was.splits, was.test_sets
     if new is not None:
-        folds = decode(list[dict[str, list[str]]], splits)
-        splits = _json([{part: new.ids(ids) for part, ids in f.items()} for f in folds])
-        sets = decode(dict[str, list[str]], tests)
-        tests = _json({name: new.ids(ids) for name, ids in sets.items()})
+        division = division_of(splits, tests, place=run.path)
+        folds = [{part: new.ids(ids) for part, ids in f.items()} for f in division.folds]
+        splits = _json(folds)
+        tests = _json({name: new.ids(ids) for name, ids in division.tests.items()})
     given = archives.GIVEN
     texts = {
         archives.SPEC: door.dump(_spec(was)),
@@ -177,9 +192,8 @@ def _texts(run: RunFolder, was: Original, new: Pseudonyms | None) -> dict[str, s
     }
     if was.model is not None:
         texts[archives.MODEL] = door.dump(was.model)
-    if (scores := run.file(archives.SCORES)).is_file():
-        by_id = {case.id: case for case in was.cases.cases}
-        texts[archives.SCORES] = _json(_scores(json.loads(scores.read_text()), by_id, new))
+    if scores := read_scores(run.path):
+        texts[archives.SCORES] = scores_text(_scores(scores, was, new))
     return {**texts, archives.RECORD: encode(_record(was.record, texts))}
 
 
@@ -228,24 +242,25 @@ def _origin(origin: Origin) -> Origin:
 
 
 def _scores(
-    rows: list[dict[str, Any]], cases: Mapping[str, Case], new: Pseudonyms | None
-) -> list[dict[str, Any]]:
-    if new is None:
-        return rows
-    renamed = {old: new.of(case) for old, case in cases.items()}
-    return [
-        {
-            **row,
-            "case": renamed[row["case"]].id,
-            "person": renamed[row["case"]].person,
-            "session": renamed[row["case"]].session,
-        }
-        for row in rows
-    ]
+    scores: Iterable[CaseScore], was: Original, new: Pseudonyms | None
+) -> tuple[CaseScore, ...]:
+    """Raises CaHpcError for scores of a case that the run does not have."""
+    renamed = {case.id: new.of(case) if new else case for case in was.cases.cases}
+
+    def named(score: CaseScore) -> CaseScore:
+        if (case := renamed.get(score.case)) is None:
+            raise CaHpcError(
+                f"{archives.SCORES} of {was.place} has scores of {short(score.case)}, which is "
+                "none of its cases",
+                hint="it is damaged; the folds' own predictions and summaries are below results/",
+            )
+        return replace(score, case=case.id, person=case.person, session=case.session)
+
+    return tuple(map(named, scores))
 
 
 def _record(record: RunRecord, texts: Mapping[str, str]) -> RunRecord:
-    """The record of what is in the archive, under the names that it has there."""
+    """The record of what is in the archive, under the names that it has there; of no node."""
 
     def sealed(name: str) -> File:
         text = texts[name]
@@ -266,10 +281,18 @@ def _record(record: RunRecord, texts: Mapping[str, str]) -> RunRecord:
             name: replace(arm, plans=sealed(f"{given}/{PLANS}/{name}.json"))
             for name, arm in record.arms.items()
         },
+        attempts=tuple(map(_attempt, record.attempts)),
         results=(sealed(archives.SCORES),) if archives.SCORES in texts else (),
         warnings=(),
         rerun=None if record.rerun is None else replace(record.rerun, drift=()),
     )
+
+
+def _attempt(attempt: AttemptRecord) -> AttemptRecord:
+    """What a node is like may decide about bits, what it is called does not."""
+    if attempt.machine is None:
+        return attempt
+    return replace(attempt, machine=replace(attempt.machine, host=""))
 
 
 def _image(image: Image) -> Image:
@@ -290,14 +313,16 @@ def _json(content: Any) -> str:
 # --- files -------------------------------------------------------------------------------------
 
 
-def _trainers(was: Original) -> Iterator[Content]:
+def _trainers(run: RunFolder, was: Original) -> Iterator[Content]:
     if was.trainers is not None:
-        yield from _below(Path(was.trainers), archives.TRAINERS, named="*.py")
+        folder = inside(run.path, Path(was.trainers))
+        yield from _below(folder, archives.TRAINERS, named="*.py")
 
 
 def _below(folder: Path, name: str, *, named: str = "*") -> Iterator[Content]:
+    """The files of a folder. Raises CaHpcError for a link that leads out of it."""
     for file in sorted(folder.rglob(named)):
-        if file.is_file():
+        if inside(folder, file).is_file():
             member = f"{name}/{file.relative_to(folder).as_posix()}"
             yield Content.of_file(member, file, hint=_READ)
 
@@ -308,12 +333,22 @@ def _pinned(run: RunFolder, *, without: Collection[Part], cache: DigestCache) ->
     if image is not None and "image" not in without:
         path = Path(image.path)
         yield _checked("image", archives.IMAGE, path, sha256=image.sha256, cache=cache)
-        if (beside := record_path(path)).is_file():
-            yield Content.of_file(archives.IMAGE_RECORD, beside, hint=_READ)
+        if (beside := _described(path)) is not None:
+            yield Content.of_bytes(archives.IMAGE_RECORD, encode(beside).encode())
     if weights is not None and "weights" not in without and not _in_image(run):
         name, path = _weights_name(weights.path), Path(weights.path)
         yield _checked("weights", name, path, sha256=weights.sha256, cache=cache)
     cache.save()
+
+
+def _described(image: Path) -> ImageInfo | None:
+    """What the record beside an image says, and nothing else that a file of its name may hold."""
+    record = record_path(image)
+    with contextlib.suppress(OSError, ValueError):
+        if record.is_file():
+            known = decode(ImageInfo, record.read_text(encoding="utf-8"))
+            return replace(known, path=Path(archives.IMAGE))
+    return None  # then the image itself is asked
 
 
 def _in_image(run: RunFolder) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ca_hpc.actions.original import place_facts, recorded_cases, settings_facts
+from ca_hpc.actions.original import place_facts, recorded_cases, settings_facts, text_of
 from ca_hpc.core import door
 from ca_hpc.core.codec import decode
-from ca_hpc.core.drift import data_fact, drift, facts
+from ca_hpc.core.drift import data_fact, division_facts, drift, facts
 from ca_hpc.core.profile import Cluster
 from ca_hpc.core.record import Cases
 from ca_hpc.core.run_record import Row, RunRecord
@@ -19,10 +18,11 @@ from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError
 from ca_hpc.report.model import CaseScore
 from ca_hpc.report.run_record import compose
-from ca_hpc.report.scores import read_scores
+from ca_hpc.report.scores import read_scores, scores_of
 from ca_hpc.report.side_by_side import Metric, side_by_side
 from ca_hpc.store import archive as archives
 from ca_hpc.store.archive import Archive
+from ca_hpc.store.given import SPLITS, TEST_SETS, division_of
 from ca_hpc.store.run_folder import RunFolder
 
 
@@ -88,7 +88,11 @@ def _told(place: Path) -> _Told:
     record = compose(run)
     known = {**settings_facts(run.spec), **place_facts(run.cluster, run.path)}
     with contextlib.suppress(OSError):  # it has no data set yet
-        known |= data_fact(recorded_cases(run))
+        cases = recorded_cases(run)
+        known |= data_fact(cases)
+        if run.file(SPLITS).is_file():
+            splits, tests = (text_of(run, run.file(name)) for name in (SPLITS, TEST_SETS))
+            known |= division_facts(cases, division_of(splits, tests, place=run.path))
     return _Told({**facts(record), **known}, read_scores(run.path), _weights(record))
 
 
@@ -98,17 +102,19 @@ def _of_archive(archive: Archive) -> _Told:
         spec = door.load(JobSpec, archive.text(archives.SPEC))
         cluster = door.load(Cluster, archive.text(archives.CLUSTER))
         cases = decode(Cases, archive.text(archives.CASES))
+        scored = archives.SCORES in archive.files
+        scores = scores_of(archive.text(archives.SCORES)) if scored else ()
     except ValueError as error:
-        raise CaHpcError(f"{archive.path} cannot be read: {error}") from error
-    scores: Sequence[CaseScore] = ()
-    if archives.SCORES in archive.files:
-        with tempfile.TemporaryDirectory(prefix="ca-hpc-compare-") as folder:
-            archive.take(archives.SCORES, Path(folder))
-            scores = read_scores(Path(folder))
+        raise CaHpcError(
+            f"{archive.path} cannot be read: {error}", hint=archives.KIND.again
+        ) from error
+    splits, tests = (archive.text(f"{archives.GIVEN}/{name}") for name in (SPLITS, TEST_SETS))
+    division = division_of(splits, tests, place=archive.path)
     known = {
         **settings_facts(spec),
         **place_facts(cluster, archive.path),
         **data_fact(cases),
+        **division_facts(cases, division),
     }
     return _Told({**facts(record), **known}, scores, _weights(record))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ca_hpc.images.changes import Change
 from ca_hpc.images.lock import differences, lock_file, lock_text, read_lock
 from ca_hpc.images.record import read_image
 from ca_hpc.store import atomic
+from ca_hpc.store.shipped import is_installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,20 @@ class Locked:
     packages: tuple[Change, ...] = ()
 
 
-def lock(bases: Iterable[Path] = (), *, check: bool = False) -> Locked:
+def lock(bases: Collection[Path] = (), *, check: bool = False) -> Locked:
     """Write down what images are built from, and what came of it in ``bases``.
 
     With ``check`` nothing is written: raises DigestMismatch, with the packages that changed, where
-    it would be. Raises CaHpcError where the lock cannot be written: an installed package has it as
-    it was released.
+    it would be. Raises CaHpcError where there is nothing to write: an installed package has the
+    lock and what it is made from as they were released, and only bases can be compared with it.
     """
     file = lock_file()
+    if is_installed() and not (check and bases):
+        raise CaHpcError(
+            f"this ca-hpc is installed, and its lock is the one of its release: {file}",
+            hint="for the lock of a checkout, run ca-hpc from it: pip install --editable CHECKOUT; "
+            "to compare a base with this one: ca-hpc image lock --check BASE.sif",
+        )
     before = file.read_text(encoding="utf-8")
     built = [read_image(base) for base in bases]
     known = read_lock(before)
@@ -47,7 +54,7 @@ def lock(bases: Iterable[Path] = (), *, check: bool = False) -> Locked:
         atomic.write_text(file, text)
     except OSError as error:
         raise CaHpcError(
-            f"{file} cannot be written: {error.strerror}", hint="do it in a checkout of ca-hpc"
+            f"{file} cannot be written: {error.strerror}", hint="check its permissions"
         ) from error
     return Locked(file, changed=True, packages=packages)
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ca_hpc import processes
 from ca_hpc.core.codec import decode
 from ca_hpc.core.profile import Cluster
-from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
 from ca_hpc.images import signatures
 from ca_hpc.images.contents import content_sha256
-from ca_hpc.images.record import ImageInfo, describe_image, record_path, write_record
+from ca_hpc.images.record import CannotAsk, ImageInfo, ask, record_path, write_record
 from ca_hpc.images.reference import InFile, InRegistry, InStore, Reference
 from ca_hpc.images.shelf import Entry, Shelf, Use
 from ca_hpc.images.signatures import Policy, Signed
+from ca_hpc.images.signed_since import signed_since
 from ca_hpc.processes import Run
 from ca_hpc.store import archive as archives
 from ca_hpc.store.archive import Archive
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from ca_hpc.transfers.fetch import Progress
 
 Say = Callable[[str], None]
-
-WHAT_THERE_IS = "what there is: ca-hpc image list; from elsewhere: ca-hpc image pull"
+Welcome = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,14 @@ class Pulled:
 class Verified:
     """An image that is not other than ``recorded`` (False: nothing is recorded of it).
 
-    ``signed``: None where nobody asked, or unsigned is allowed.
+    ``signed_since``: it got a signature after it was recorded, and is the same to the byte but for
+    that. ``signed``: None where nobody asked, or unsigned is allowed.
     """
 
     file: Path
     sha256: str
     recorded: bool
+    signed_since: bool = False
     signed: Signed | None = None
 
 
@@ -107,23 +109,33 @@ def pull(
     site: Site,
     authfile: Path | None = None,
     use: Use | None = None,
+    welcome: Welcome = lambda sha256: None,
     say: Say,
     progress: Progress,
 ) -> Pulled:
     """An image in the store, brought there if need be, by one of all who ask for it at once.
 
-    Raises CaHpcError; UntrustedImage and DigestMismatch before anybody can use what came.
+    ``welcome`` is told its digest before any of it is brought, and may raise. Raises CaHpcError;
+    UntrustedImage and DigestMismatch before anybody can use what came.
     """
     match reference:
         case InRegistry():
             return _from_registry(
-                reference, site=site, authfile=authfile, use=use, say=say, progress=progress
+                reference,
+                site=site,
+                authfile=authfile,
+                use=use,
+                welcome=welcome,
+                say=say,
+                progress=progress,
             )
         case InFile():
-            return _from_file(reference, site=site, use=use, say=say)
+            return _from_file(reference, site=site, use=use, welcome=welcome, say=say)
         case InStore():
             entry = kept(reference, shelf=site.shelf)
-            _ensure(entry.sha256, site=site, use=use, bring=_nowhere(reference), say=say)
+            welcome(entry.sha256)
+            nowhere = _nowhere(reference, site=site)
+            _ensure(entry.sha256, site=site, use=use, bring=nowhere, say=say)
             return Pulled(entry.file, entry.sha256, brought=False)
 
 
@@ -133,6 +145,7 @@ def _from_registry(
     site: Site,
     authfile: Path | None,
     use: Use | None,
+    welcome: Welcome,
     say: Say,
     progress: Progress,
 ) -> Pulled:
@@ -154,6 +167,7 @@ def _from_registry(
 
     sha256 = asked[0].sha256 if asked else reference.sha256
     assert sha256 is not None
+    welcome(sha256)
     file, brought = _ensure(sha256, site=site, use=use, bring=bring, say=say)
     pinned = InRegistry(reference.host, reference.name, sha256=sha256)
     return Pulled(file, sha256, brought, str(pinned))
@@ -164,22 +178,36 @@ def _is_there(reference: InRegistry, *, shelf: Shelf) -> bool:
     return reference.sha256 is not None and shelf.has(reference.sha256)
 
 
-def _from_file(reference: InFile, *, site: Site, use: Use | None, say: Say) -> Pulled:
+def _from_file(
+    reference: InFile, *, site: Site, use: Use | None, welcome: Welcome, say: Say
+) -> Pulled:
     given = Path(reference.path)
     sha256 = digest_of(reference, site=site)
+    known = _recorded(given)
+    if known is not None and reference.sha256 is None:
+        _check_record(given, sha256, known=known)
+    welcome(sha256)
 
     def bring(into: Path) -> Path:
         say(f"copying {given} into {site.shelf.folder}")
         try:
-            return Path(shutil.copyfile(given, into / given.name))
+            return _copied(given, into / given.name)
         except OSError as error:
             raise CaHpcError(
                 f"{given} cannot be copied: {error.strerror}", hint="mend that, and try again"
             ) from error
 
-    known = _recorded(given)
     file, brought = _ensure(sha256, site=site, use=use, bring=bring, say=say, known=known)
     return Pulled(file, sha256, brought)
+
+
+def _copied(given: Path, target: Path) -> Path:
+    """A copy; of one that was broken off nothing stays, since no next try goes on with it."""
+    try:
+        return Path(shutil.copyfile(given, target))
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def unpack(archive: Archive, *, site: Site, say: Say) -> None:
@@ -210,7 +238,8 @@ def _ensure(
 ) -> tuple[Path, bool]:
     """The image, and whether it was brought now; none of an image runs before it is trusted.
 
-    ``known``: what was recorded of the file that it is, or was before it was signed.
+    One that is there and damaged is brought anew where this user may. ``known``: what was recorded
+    of the file that it is, or was before it was signed.
     """
     brought: list[Path] = []
 
@@ -221,61 +250,116 @@ def _ensure(
             signatures.remember(signed, sha256, memory=site.signatures)
         # an image that was not made by ca-hpc is refused by the job that names it
         with contextlib.suppress(CaHpcError):
-            write_record(_described(image, sha256, known=known, run=site.run))
+            write_record(_described(image, sha256, known=known, run=site.run, say=say))
 
-    def there(image: Path) -> None:
+    def whole(image: Path) -> bool:
         """Read it while others wait, who need not do so then."""
-        with contextlib.suppress(OSError):
-            cached_sha256(image, cache=site.digests)
+        with contextlib.suppress(OSError):  # told below
+            return cached_sha256(image, cache=site.digests) == sha256
+        return True
 
     file = site.shelf.ensure(
         sha256,
         use=use,
         bring=bring,
         admit=admit,
-        there=there,
+        whole=whole,
         waiting=lambda: say("another process brings the image: waiting"),
     )
     if not brought:
+        _check_kept(file, sha256, site=site)
         trusted(file, sha256, site=site)
     return file, bool(brought)
 
 
-def _nowhere(reference: InStore) -> Callable[[Path], Path]:
+def _check_kept(file: Path, sha256: str, *, site: Site) -> None:
+    """Raises DigestMismatch for an image of the store that was changed."""
+    with _readable(file):
+        found = cached_sha256(file, cache=site.digests)
+    if found != sha256:
+        raise DigestMismatch(
+            f"image {file} is sha256:{found}, recorded is sha256:{sha256}",
+            hint="who added it mends it by pulling it again from where it came: ca-hpc image pull",
+        )
+
+
+def _nowhere(reference: InStore, *, site: Site) -> Callable[[Path], Path]:
     def bring(into: Path) -> Path:
-        raise CaHpcError(f"image {reference} was removed a moment ago", hint="pull it again")
+        entry = kept(reference, shelf=site.shelf)
+        _check_kept(entry.file, entry.sha256, site=site)
+        raise CaHpcError(f"image {reference} changes at this moment", hint="try again")
 
     return bring
 
 
-def _described(image: Path, sha256: str, *, known: ImageInfo | None, run: Run) -> ImageInfo:
-    """What an image holds and how it was made. Raises CaHpcError."""
-    if known is not None and known.sha256 == sha256:
-        return replace(known, path=image)
-    made = describe_image(image, origin=None, run=run)
-    if known is None or known.content_sha256 != made.content_sha256:
-        return made
-    return replace(made, origin=known.origin)  # a signature changes the file, not what is in it
+def _described(
+    image: Path, sha256: str, *, known: ImageInfo | None, run: Run, say: Say
+) -> ImageInfo:
+    """What an image holds, by its own word, and how it was made. Raises CaHpcError.
+
+    Of a record that came with it, what the image cannot tell is taken over, and that only if the
+    record is of one that holds the same: a signature changes the file, not what is in it.
+    """
+    holds = content_sha256(image)
+    if known is not None and known.content_sha256 != holds:
+        known = None
+    origin = known.origin if known else None
+    try:
+        contents, unasked = ask(image, run=run), False
+    except CannotAsk:
+        if known is None:
+            raise
+        say("the image does not start here: what it holds is taken from the record beside it")
+        contents, unasked = known.contents, True
+    return ImageInfo(image, sha256, image.stat().st_size, contents, origin, holds, unasked)
 
 
 def _recorded(file: Path) -> ImageInfo | None:
     """The record beside a file, whether it fits it or not."""
+    record = record_path(file)
+    if not record.is_file():  # the end of a named pipe may never come
+        return None
     try:
-        return decode(ImageInfo, record_path(file).read_text(encoding="utf-8"))
+        return decode(ImageInfo, record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _recorded_sha256(file: Path) -> str | None:
-    """What the record beside it says; nothing of a file that was signed since: it has grown."""
-    known = _recorded(file)
-    if known is None:
-        return None
-    with contextlib.suppress(OSError, CaHpcError):  # whoever reads it next tells of that
-        grown = file.stat().st_size > known.size_bytes
-        if grown and content_sha256(file) == known.content_sha256:
-            return None
-    return known.sha256
+def _check_record(file: Path, sha256: str, *, known: ImageInfo) -> bool:
+    """Whether a file of this sha256 was signed since it was recorded.
+
+    Raises DigestMismatch where it is not what the record says, by its bytes or by what it holds.
+    """
+    record = record_path(file).name
+    since = False
+    if sha256 != known.sha256:
+        with _readable(file):
+            since = signed_since(file, sha256=known.sha256, size_bytes=known.size_bytes)
+        if not since:
+            raise DigestMismatch(
+                f"image {file} is sha256:{sha256}, recorded in {record} is sha256:{known.sha256}",
+                hint=f"copy the image again with {record}, or delete that file if it is old",
+            )
+    holds = None
+    with contextlib.suppress(CaHpcError):  # no SIF, or something was added
+        holds = content_sha256(file) if known.content_sha256 else None
+    if holds != known.content_sha256:
+        raise DigestMismatch(
+            f"what image {file} holds is sha256:{holds or 'unknown'}, recorded in {record} is "
+            f"sha256:{known.content_sha256}",
+            hint=f"{record} is not of this image: get both again where they are from",
+        )
+    return since
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CaHpcError(
+            f"image {file} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -285,7 +369,11 @@ def kept(reference: InStore, *, shelf: Shelf) -> Entry:
     """An image of the store. Raises CaHpcError where there is none."""
     entry = shelf.find(reference)
     if entry is None:
-        raise CaHpcError(f"no image {reference} in {shelf.folder}", hint=WHAT_THERE_IS)
+        raise CaHpcError(
+            f"no image {reference} in {shelf.folder}",
+            hint=f"what there is: {shelf.listing}; from elsewhere: ca-hpc image pull",
+            exit_code=ExitCode.DIGEST_MISMATCH,
+        )
     return entry
 
 
@@ -297,12 +385,8 @@ def digest_of(reference: InFile, *, site: Site) -> str:
             f"image {path} does not exist",
             hint="build it: ca-hpc image build, or correct its name",
         )
-    try:
+    with _readable(path):
         found = cached_sha256(path, cache=site.digests)
-    except OSError as error:
-        raise CaHpcError(
-            f"image {path} cannot be read: {error.strerror}", hint="check its permissions"
-        ) from error
     if reference.sha256 not in (None, found):
         raise DigestMismatch(
             f"image {path} is sha256:{found}, recorded is sha256:{reference.sha256}",
@@ -331,9 +415,9 @@ def verify(references: Iterable[Reference], *, site: Site) -> Iterator[Verified]
     Raises, after the last, DigestMismatch with all that are not as recorded or not trusted.
     """
     damaged: list[CaHpcError] = []
-    for file, expected in _to_verify(references, site=site):
+    for file, pin in _to_verify(references, site=site):
         try:
-            yield _verified(file, expected, site=site)
+            yield _verified(file, pin, site=site)
         except (DigestMismatch, signatures.UntrustedImage) as error:
             damaged.append(error)
     if damaged:
@@ -341,15 +425,14 @@ def verify(references: Iterable[Reference], *, site: Site) -> Iterator[Verified]
 
 
 def _to_verify(references: Iterable[Reference], *, site: Site) -> Iterator[tuple[Path, str | None]]:
-    """Files, each with its recorded sha256, if there is one."""
+    """Files, each with the sha256 that it must have, if that is known."""
     given = tuple(references)
     if not given:
         yield from ((entry.file, entry.sha256) for entry in site.shelf.entries())
     for reference in given:
         match reference:
             case InFile():
-                path = Path(reference.path)
-                yield path, reference.sha256 or _recorded_sha256(path)
+                yield Path(reference.path), reference.sha256
             case InStore():
                 entry = kept(reference, shelf=site.shelf)
                 yield entry.file, entry.sha256
@@ -359,18 +442,24 @@ def _to_verify(references: Iterable[Reference], *, site: Site) -> Iterator[tuple
                 )
 
 
-def _verified(file: Path, expected: str | None, *, site: Site) -> Verified:
-    try:
-        found = sha256_file(file)
-    except OSError as error:
-        raise CaHpcError(f"image {file} cannot be read: {error.strerror}") from error
-    if expected not in (None, found):
+def _verified(file: Path, pin: str | None, *, site: Site) -> Verified:
+    if not file.is_file():
         raise DigestMismatch(
-            f"image {file} is sha256:{found}, recorded is sha256:{expected}",
+            f"image {file} {'is no file' if file.exists() else 'does not exist'}",
+            hint="correct its name, or pull it again",
+        )
+    with _readable(file):
+        found = sha256_file(file)
+    if pin not in (None, found):
+        raise DigestMismatch(
+            f"image {file} is sha256:{found}, recorded is sha256:{pin}",
             hint="put the recorded image back, or pull it again",
         )
+    known = _recorded(file)
+    since = known is not None and _check_record(file, found, known=known)
     signed = signatures.check(file, site.policy, run=site.run) if site.policy else None
-    return Verified(file, found, recorded=expected is not None, signed=signed)
+    recorded = (pin or known) is not None
+    return Verified(file, found, recorded=recorded, signed_since=since, signed=signed)
 
 
 # --- out of it -----------------------------------------------------------------------------------
@@ -381,20 +470,24 @@ def push(
     to: InRegistry,
     *,
     site: Site,
+    replace: bool = False,
     authfile: Path | None = None,
     progress: Progress,
 ) -> Pushed:
     """Put an image into a registry; its bytes are read and compared with its digest first.
 
-    Raises CaHpcError, DigestMismatch, and UntrustedImage under a policy.
+    ``replace``: also where the tag stands for another image. Raises CaHpcError, DigestMismatch, and
+    UntrustedImage under a policy.
     """
     from ca_hpc.images import registry
     from ca_hpc.images.credentials import login_for
 
-    ((file, expected),) = _to_verify((reference,), site=site)
-    found = _verified(file, expected, site=site)
+    ((file, pin),) = _to_verify((reference,), site=site)
+    found = _verified(file, pin, site=site)
     login = login_for(to.host, authfile=authfile)
-    digest = registry.push(file, to, sha256=found.sha256, login=login, progress=progress)
+    digest = registry.push(
+        file, to, sha256=found.sha256, replace=replace, login=login, progress=progress
+    )
     return Pushed(
         reference=str(InRegistry(to.host, to.name, sha256=found.sha256)),
         tagged=str(InRegistry(to.host, to.name, tag=to.tag or f"sha256-{found.sha256}")),

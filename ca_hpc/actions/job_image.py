@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca_hpc.actions.images import Say, Site, digest_of, kept, pull, trusted
+from ca_hpc.core.model import Pin
 from ca_hpc.errors import DigestMismatch
 from ca_hpc.images.record import ImageInfo, read_image
 from ca_hpc.images.reference import InFile, InRegistry, InStore, parse
@@ -12,19 +13,21 @@ from ca_hpc.images.shelf import Shelf, Use
 from ca_hpc.store.digests import cached_sha256
 
 
-def find(wanted: str, *, site: Site, runs: Path, fetch: bool, say: Say) -> ImageInfo | None:
+def find(wanted: str, *, site: Site, runs: Path | None, fetch: bool, say: Say) -> ImageInfo | None:
     """The image, its bytes as recorded and, under a policy, signed by somebody trusted.
 
-    ``runs``: the folder of the run to be, which keeps the image from being removed. ``fetch``:
-    whether it is pulled and kept; else one that only its registry knows is None. Raises
-    CaHpcError, DigestMismatch, UntrustedImage.
+    ``runs``: the folder of the run to be, which keeps the image from being removed; None: no run
+    is to be yet. ``fetch``: whether it is pulled and kept; else one that only its registry knows is
+    None. Raises CaHpcError, DigestMismatch, UntrustedImage.
     """
     reference = parse(wanted)
     if isinstance(reference, InFile):
         file, sha256 = Path(reference.path), digest_of(reference, site=site)
         trusted(file, sha256, site=site)
+        if fetch and runs is not None:
+            keep(Pin(str(file), sha256), site=site, runs=runs, say=say)
     elif fetch:
-        use = Use.here(runs)
+        use = None if runs is None else Use.here(runs)
         told = _Tenths(say)
         found = pull(reference, site=site, use=use, say=say, progress=told)
         file, sha256 = found.file, found.sha256
@@ -35,6 +38,17 @@ def find(wanted: str, *, site: Site, runs: Path, fetch: bool, say: Say) -> Image
         file, sha256 = entry
         trusted(file, sha256, site=site)
     return _as_recorded(file, sha256, site=site)
+
+
+def keep(image: Pin, *, site: Site, runs: Path, say: Say) -> None:
+    """Keep an image of the store for a run to be in ``runs``; a file elsewhere is not ours to keep.
+
+    Raises as ``find``, where it was removed meanwhile, too.
+    """
+    place = site.shelf.file(image.sha256)
+    if Path(image.path) == place or (place.is_file() and place.samefile(image.path)):
+        kept_for = InStore(digits=image.sha256)
+        pull(kept_for, site=site, use=Use.here(runs), say=say, progress=_Tenths(say))
 
 
 def _there(reference: InStore | InRegistry, *, shelf: Shelf) -> tuple[Path, str] | None:

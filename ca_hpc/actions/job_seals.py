@@ -11,7 +11,7 @@ from ca_hpc.core.record import Cases
 from ca_hpc.core.sealed import Sealed, Seals
 from ca_hpc.errors import CaHpcError
 from ca_hpc.sources.annex import key_sha256
-from ca_hpc.store.digests import DigestCache, identity_of
+from ca_hpc.store.digests import DigestCache, sealed_now
 from ca_hpc.store.pack import Pack
 from ca_hpc.store.seal import in_threads
 
@@ -50,10 +50,10 @@ def _unread_bytes(file: str, digests: DigestCache) -> int:
 
 def _sealed(file: str, digests: DigestCache) -> Sealed:
     path = Path(file)
-    identity, key = identity_of(path), key_sha256(path)
-    return replace(digests.sealed(path), path=file) if key is None else Sealed(file, key, identity)
+    if (key := key_sha256(path)) is None:
+        return replace(digests.sealed(path), path=file)
+    return sealed_now(path, name=file, digest=lambda _: key)
 
 
 def _sealed_pack(file: str) -> Sealed:
-    identity = identity_of(Path(file))
-    return Sealed(file, Pack.open(Path(file)).sha256, identity)
+    return sealed_now(Path(file), name=file, digest=lambda path: Pack.open(path).sha256)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,24 +14,29 @@ from typing import Final
 
 from ca_hpc.core import door
 from ca_hpc.core.codec import decode, encode
-from ca_hpc.core.drift import data_fact, facts, settings
+from ca_hpc.core.drift import CONTENT, data_fact, facts, settings
+from ca_hpc.core.model import Pin
 from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Case, Cases
-from ca_hpc.core.run_record import File, RunRecord
+from ca_hpc.core.run_record import File, Image, RunRecord
 from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.splits import Division
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images.signed_since import signed_since
 from ca_hpc.store import archive as archives
 from ca_hpc.store import pack
 from ca_hpc.store.archive import Archive
 from ca_hpc.store.digests import DigestCache
 from ca_hpc.store.given import PLANS, SPLITS, TEST_SETS, division_of
-from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.run_folder import RunFolder, inside
 from ca_hpc.store.seal import SEALS, read_seals
 from ca_hpc.store.sealed_tar import Member, short
+from ca_hpc.store.shared import folder_of
 from ca_hpc.weights.store import WeightStore
 
 FOLDER: Final = "archives"  # of a store: what was unpacked, by the archive's sha256
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _DAMAGED: Final = "its record is damaged: nothing can be rerun from it"
 
 
@@ -89,6 +95,17 @@ def given_facts(plans: Mapping[str, str], *, splits: str, test_sets: str) -> dic
     }
 
 
+def image_content_fact(recorded: Image | None, now: Pin | None) -> dict[str, str]:
+    """That another file than the recorded image holds the same: it was signed since, no more."""
+    if recorded is None or now is None or now.sha256 == recorded.file.sha256:
+        return {}
+    file, content = recorded.file, recorded.content_sha256
+    with contextlib.suppress(OSError):
+        if content and signed_since(Path(now.path), sha256=file.sha256, size_bytes=file.size_bytes):
+            return {f"image{CONTENT}": content}
+    return {}
+
+
 def place_facts(cluster: Cluster, folder: Path) -> dict[str, str]:
     """Where a run is."""
     partition = cluster.partition or "default"
@@ -101,21 +118,26 @@ def text_sha256(text: str) -> str:
 
 
 def of_run(run: RunFolder, record: RunRecord, *, store: WeightStore) -> Original:
-    """What is in a run folder. Raises CaHpcError for one that has not come to its plans."""
-    dataset = run.cases.dataset
-    try:
-        plans = {
-            arm: (run.preprocessed / dataset / f"{name}.json").read_text(encoding="utf-8")
-            for arm, name in run.arm_plans.items()
-        }
-        splits, tests = (run.file(name).read_text(encoding="utf-8") for name in (SPLITS, TEST_SETS))
-        cases = recorded_cases(run)
-    except (OSError, CaHpcError) as error:
+    """What is in a run folder; nothing that a link leads to.
+
+    Raises CaHpcError for one that has not come to its plans, or is damaged.
+    """
+    if not run.file("arms.json").is_file():
         raise CaHpcError(
             f"{run.path} has no plans that a rerun could train by",
             hint=f"it did not come so far: submit its job again, ca-hpc submit {run.path}/job.yaml",
-        ) from error
+        )
+    folder = run.preprocessed / run.cases.dataset
+    plans = {arm: text_of(run, folder / f"{name}.json") for arm, name in run.arm_plans.items()}
+    splits, tests = (text_of(run, run.file(name)) for name in (SPLITS, TEST_SETS))
+    try:
+        cases = recorded_cases(run)
+    except OSError as error:
+        raise _unreadable(run.file("cases.tsv"), error) from error
     used = {case.id for case in cases.cases}
+    division = division_of(splits, tests, place=run.path)
+    if (problem := next(_misplaced(division, used), None)) is not None:
+        raise CaHpcError(f"{run.path} cannot be rerun: {problem}", hint=_DAMAGED)
     text = encode(record)
     image, weights = run.workflow.runtime.image, run.pins.weights
     return Original(
@@ -142,7 +164,7 @@ def of_archive(archive: Archive, *, store: WeightStore, cache: DigestCache) -> O
 
     All but the image and the wheels is unpacked into ``store``, where the nodes see it.
     """
-    folder = store.folder_for(FOLDER).absolute() / archive.sha256
+    folder = folder_of(store.root, FOLDER).absolute() / archive.sha256
     archive.unpack(filter(_is_unpacked, archive.files), into=folder, cache=cache)
     cache.save()
     given = f"{archives.GIVEN}/"
@@ -178,6 +200,19 @@ def of_archive(archive: Archive, *, store: WeightStore, cache: DigestCache) -> O
     return found
 
 
+def text_of(run: RunFolder, file: Path) -> str:
+    """A text of the run's own. Raises CaHpcError."""
+    try:
+        return inside(run.path, file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> CaHpcError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return CaHpcError(f"{file} cannot be read: {reason}", hint=_DAMAGED)
+
+
 def _is_unpacked(member: str) -> bool:
     """Wheels are for pip, and the store has images by their sha256."""
     image = member in (archives.IMAGE, archives.IMAGE_RECORD)
@@ -192,10 +227,7 @@ def _problems(found: Original, archive: Archive) -> Iterator[str]:
     for name in division.tests:
         if not _NAME.fullmatch(name):
             yield f"{short(name)} is no name of a test set"
-    placed = {case for fold in division.folds for cases in fold.values() for case in cases}
-    placed |= {case for cases in division.tests.values() for case in cases}
-    if strange := sorted(placed - {case.id for case in found.cases.cases}):
-        yield f"{short(strange[0])} is in the splits, and is no case"
+    yield from _misplaced(division, {case.id for case in found.cases.cases})
     if missing := sorted(found.spec.arms.keys() - found.plans.keys()):
         yield f"it has no plans of the arm {missing[0]}"
     image, recorded = archive.files.get(archives.IMAGE), found.record.image
@@ -203,16 +235,33 @@ def _problems(found: Original, archive: Archive) -> Iterator[str]:
         yield "its image is none that its record names"
 
 
+def _misplaced(division: Division, cases: Collection[str]) -> Iterator[str]:
+    placed = {case for fold in division.folds for ids in fold.values() for case in ids}
+    placed |= {case for ids in division.tests.values() for case in ids}
+    if strange := sorted(placed.difference(cases)):
+        yield f"{short(strange[0])} is in the splits, and is no case"
+
+
 def _sealed(run: RunFolder) -> dict[str, str]:
-    """Plans and splits as they were when they were made, where that was written down."""
+    """Plans and splits as they were when they were made, where that was written down.
+
+    Raises CaHpcError where that was written down of others than these.
+    """
     preprocessed = run.preprocessed / run.cases.dataset
-    of_plans, of_splits = (
-        {sealed.path: sealed.sha256 for sealed in read_seals(folder / SEALS).files}
+    files = {f"plans.{arm}": preprocessed / f"{name}.json" for arm, name in run.arm_plans.items()}
+    files |= {"splits.folds": run.file(SPLITS), "splits.test": run.file(TEST_SETS)}
+    digests = {
+        folder / sealed.path: sealed.sha256
         for folder in (preprocessed, run.path)
-    )
-    found = {f"plans.{arm}": of_plans.get(f"{name}.json") for arm, name in run.arm_plans.items()}
-    found |= {"splits.folds": of_splits.get(SPLITS), "splits.test": of_splits.get(TEST_SETS)}
-    return {name: digest for name, digest in found.items() if digest}
+        for sealed in read_seals(folder / SEALS).files
+    }
+    for file in files.values():
+        beside = any(sealed.parent == file.parent for sealed in digests)
+        if beside and file not in digests:
+            raise CaHpcError(
+                f"{file} is none of the files that were sealed when they were made", hint=_DAMAGED
+            )
+    return {name: digests[file] for name, file in files.items() if file in digests}
 
 
 def _file(path: Path, digest: str) -> str:
@@ -230,19 +279,34 @@ def _weights(path: Path, digest: str, store: WeightStore) -> str:
 def recorded_cases(run: RunFolder) -> Cases:
     """The cases that the run used, whose files go by the sha256 that they had when they were read.
 
-    Raises OSError and CaHpcError.
+    Raises OSError, and CaHpcError where it is damaged.
     """
-    with run.file("cases.tsv").open(newline="", encoding="utf-8") as stream:
-        rows = {row["case"]: row for row in csv.DictReader(stream, dialect="excel-tab")}
-    used = [case for case in run.cases.cases if not rows[case.id]["problem"]]
-    return replace(run.cases, cases=tuple(_by_content(case, rows[case.id]) for case in used))
+    file = inside(run.path, run.file("cases.tsv"))
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = {row.get("case"): row for row in csv.DictReader(stream, dialect="excel-tab")}
+        told = [(case, rows.get(case.id, {})) for case in run.cases.cases]
+        used = [_by_content(case, row) for case, row in told if not _cell(case, row, "problem")]
+    except (ValueError, csv.Error) as error:
+        raise _unreadable(file, error) from error
+    return replace(run.cases, cases=tuple(used))
 
 
-def _by_content(case: Case, row: Mapping[str, str]) -> Case:
-    pictures, labels = (row[f"{kind}_sha256"].split(",") for kind in ("image", "label"))
+def _cell(case: Case, row: Mapping[str, str | None], column: str) -> str:
+    """Raises ValueError for a table that was cut off."""
+    if (value := row.get(column)) is None:
+        raise ValueError(f"it does not tell {column} of {case.id}")
+    return value
+
+
+def _by_content(case: Case, row: Mapping[str, str | None]) -> Case:
+    pictures, labels = (
+        _cell(case, row, f"{kind}_sha256").split(",") for kind in ("image", "label")
+    )
     count = len(case.images)
-    if len(pictures) != count + len(case.masks) or len(labels) != len(case.labels):
-        raise CaHpcError(f"cases.tsv does not tell the digests of {case.id}", hint=_DAMAGED)
+    counted = len(pictures) == count + len(case.masks) and len(labels) == len(case.labels)
+    if not counted or not all(map(_DIGEST.fullmatch, (*pictures, *labels))):
+        raise ValueError(f"it does not tell the digests of {case.id}")
     return replace(
         case,
         images=tuple(pictures[:count]),

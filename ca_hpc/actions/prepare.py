@@ -25,6 +25,7 @@ from ca_hpc.core.model import Pin, Runtime, Workflow
 from ca_hpc.core.profile import Cluster, Model
 from ca_hpc.core.record import Cases
 from ca_hpc.core.spec import JobSpec, completed
+from ca_hpc.core.utf8 import check_utf8
 from ca_hpc.errors import CaHpcError, SpecError
 from ca_hpc.images.shelf import Shelf
 from ca_hpc.sources.git import REPOSITORIES
@@ -50,16 +51,20 @@ class Host:
 
     @classmethod
     def here(cls) -> Host:
-        """This machine."""
+        """This machine. Raises CaHpcError for a folder whose name no record could hold."""
         # expanduser leaves ~ as it is for a user whom the machine does not know
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
         share = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")  # noqa: PTH111
+        folder, cache = str(Path.cwd()), f"{cache}/ca-hpc"
+        store = os.environ.get("CA_HPC_STORE") or f"{share}/ca-hpc"
+        for path in (folder, cache, store):
+            check_utf8(path)
         return cls(
-            folder=Path.cwd(),
+            folder=Path(folder),
             python=sys.executable,
             cpus=os.cpu_count() or 1,
-            cache=Path(cache) / "ca-hpc",
-            store=Path(os.environ.get("CA_HPC_STORE") or f"{share}/ca-hpc"),
+            cache=Path(cache),
+            store=Path(store),
             nnunet=importlib.util.find_spec("nnunetv2") is not None,
         )
 
@@ -161,6 +166,7 @@ def find_inputs(
     *,
     host: Host,
     fetch: bool = False,
+    keep: bool = True,
     say: Say = silent,
     data: JobData | None = None,
 ) -> Inputs:
@@ -169,7 +175,7 @@ def find_inputs(
     ``data``: of a rerun, whose cases are known already.
 
     ``fetch``: whether what repositories and registries hold is got, too. Without it such an image
-    is None, and nothing of it is checked.
+    is None, and nothing of it is checked. ``keep``: the image for a run, as ``keep_image`` does.
     """
     here = job.cluster.executor == "local" and job.cluster.python is None
     if job.runtime == "none" and here and not host.nnunet:
@@ -185,7 +191,7 @@ def find_inputs(
     data = data or find_cases(job, host=host, fetch=fetch, say=say)
     cases = data.cases
     _check_crop(job.spec, cases)
-    info = _image(job, host=host, fetch=fetch, say=say)
+    info = _image(job, host=host, runs=job.runs if keep else None, fetch=fetch, say=say)
     image = Pin(str(info.path), info.sha256) if info is not None else None
     weights = _weights(job, info, host=host)
     unseen = weights is None and info is None and job.runtime == "apptainer"
@@ -226,7 +232,15 @@ def workflow(job: Job, inputs: Inputs | None, *, host: Host, run_folder: Path) -
     )
 
 
-def _image(job: Job, *, host: Host, fetch: bool, say: Say) -> ImageInfo | None:
+def keep_image(job: Job, inputs: Inputs, *, host: Host, say: Say = silent) -> Inputs:
+    """The inputs, whose image the store keeps for the run to be. Raises CaHpcError."""
+    if inputs.image is not None:
+        site = image_site(job.cluster, host=host)
+        job_image.keep(inputs.image, site=site, runs=job.runs, say=say)
+    return inputs
+
+
+def _image(job: Job, *, host: Host, runs: Path | None, fetch: bool, say: Say) -> ImageInfo | None:
     if job.runtime == "none":
         return None
     if job.spec.image is None:
@@ -238,7 +252,7 @@ def _image(job: Job, *, host: Host, fetch: bool, say: Say) -> ImageInfo | None:
     return job_image.find(
         job.spec.image,
         site=image_site(job.cluster, host=host),
-        runs=job.runs,
+        runs=runs,
         fetch=fetch,
         say=say,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from ca_hpc.core.record import Case, Cases
-from ca_hpc.errors import CaHpcError
+from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.store.digests import DigestCache
 from ca_hpc.store.pack import Pack, is_pack
 from ca_hpc.store.seal import in_threads
@@ -65,7 +66,8 @@ def relocate(
 
     First where they were (``former``, by id), then in ``holdings``; a case is taken from one of
     them. What is nowhere is taken from its former place as it is now: ``by_content`` then differs.
-    Raises CaHpcError with all cases that have no files at all.
+    Raises CaHpcError with all cases that have no files at all, DigestMismatch where some of their
+    files are here: the others have been changed.
     """
     packs: dict[str, Pack | None] = {}
 
@@ -81,14 +83,9 @@ def relocate(
 
     pairs = {case.id: found(case) for case in cases.cases}
     cache.save()
-    if missing := [name for name, pair in pairs.items() if pair is None]:
-        raise CaHpcError(
-            f"{len(missing)} of {len(pairs)} cases have no files here: "
-            + ", ".join(missing[:_MOST_TOLD])
-            + ", …" * (len(missing) > _MOST_TOLD),
-            hint="--data FOLDER-OR-PACK, with the images that the run was trained on; they are "
-            "known by their content",
-        )
+    if missing := [case for case in cases.cases if pairs[case.id] is None]:
+        left = {each for case in missing for each in _left(former.get(case.id), cache=cache)}
+        raise _missing(missing, cases, holdings, left=left)
     there = [pair for pair in pairs.values() if pair is not None]
     return Relocated(
         replace(cases, cases=tuple(case for case, _ in there)),
@@ -100,6 +97,62 @@ def relocate(
             if now != expected
         ),
     )
+
+
+def _missing(
+    missing: Sequence[Case],
+    cases: Cases,
+    holdings: Sequence[Holding],
+    *,
+    left: Collection[str],
+) -> CaHpcError:
+    """Which files are nowhere, and what else is there: a changed file is one of another content.
+
+    ``left``: by digest, files of these cases that are where they were.
+    """
+    here = {digest for held in holdings for digest in held.files} | set(left)
+    absent = {case.id: [digest for digest in case.files if digest not in here] for case in missing}
+    known = {digest for case in cases.cases for digest in case.files}
+    others = {
+        f"{file} is sha256:{digest}"
+        for held in holdings
+        for digest, file in held.files.items()
+        if digest not in known
+    }
+    lines = [f"{len(missing)} of {len(cases.cases)} cases have no files here: "]
+    lines[0] += _listed([case.id for case in missing], ", ")
+    lines += [
+        f"{kind} of {case.id} is nowhere, recorded is sha256:{digest}"
+        for case in missing[:_MOST_TOLD]
+        for kind, digest in _kinds(case)
+        if digest in absent[case.id]
+    ]
+    if others:
+        lines.append("of another content: " + _listed(sorted(others), "; "))
+    changed = any(0 < len(absent[case.id]) < len(case.files) for case in missing)
+    return (DigestMismatch if changed and others else CaHpcError)(
+        "\n".join(lines),
+        hint="--data FOLDER-OR-PACK, with the images that the run was trained on; they are known "
+        "by their content",
+    )
+
+
+def _left(old: Case | None, *, cache: DigestCache) -> Iterator[str]:
+    """What files at the former place of a case hold, of which others are gone."""
+    for file in old.files if old is not None and old.archive is None else ():
+        with contextlib.suppress(OSError):
+            yield cache.sealed(Path(file)).sha256
+
+
+def _listed(names: Sequence[str], comma: str) -> str:
+    return comma.join(names[:_MOST_TOLD]) + f"{comma}…" * (len(names) > _MOST_TOLD)
+
+
+def _kinds(case: Case) -> Iterator[tuple[str, str]]:
+    """Its files, each with what it is."""
+    yield from (("image", file) for file in case.images)
+    yield from (("mask", file) for file in case.masks)
+    yield from (("label", label.path) for label in case.labels)
 
 
 def _now(old: Case, *, packs: dict[str, Pack | None], cache: DigestCache) -> Case | None:

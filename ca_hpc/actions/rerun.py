@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,6 +16,7 @@ from ca_hpc.actions.job_data import JobData, Say, silent
 from ca_hpc.actions.original import (
     Original,
     given_facts,
+    image_content_fact,
     of_archive,
     of_run,
     place_facts,
@@ -27,6 +29,7 @@ from ca_hpc.actions.prepare import (
     Overrides,
     find_inputs,
     image_site,
+    keep_image,
     next_run_folder,
     weight_store,
 )
@@ -39,8 +42,9 @@ from ca_hpc.core.record import Cases
 from ca_hpc.core.run_record import Rerun, Row
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import SpecError
+from ca_hpc.images.signatures import UntrustedImage
 from ca_hpc.report.run_record import compose
-from ca_hpc.store.archive import Archive
+from ca_hpc.store.archive import IMAGE, Archive
 from ca_hpc.store.digests import DigestCache, sha256_file
 from ca_hpc.store.given import Given
 from ca_hpc.store.run_folder import RunFolder
@@ -83,11 +87,12 @@ def plan(
         say(text)
     job = _job(was, own, host=host, overrides=overrides, moved=bool(holdings))
     if was.archive is not None and job.runtime == "apptainer" and overrides.image is None:
-        images.unpack(was.archive, site=image_site(job.cluster, host=host), say=say)
+        _unpack_image(was.archive, job.cluster, host=host, say=say)
     given = Given(was.splits, was.test_sets, was.plans, Rerun(was.of))
     known = JobData(found.cases, given.division)
-    inputs = find_inputs(job, host=host, fetch=True, say=say, data=known)
-    rows = drift(was.facts, _now(job, inputs, given, host=host, by_content=found.by_content))
+    inputs = find_inputs(job, host=host, fetch=True, keep=False, say=say, data=known)
+    now = _now(job, inputs, given, host=host, by_content=found.by_content)
+    rows = drift(was.facts, now | image_content_fact(was.record.image, inputs.image))
     return Planned(job, inputs, given, rows)
 
 
@@ -115,7 +120,7 @@ def rerun(
         now=now,
         warn=warn,
         say=say,
-        find=lambda: planned.inputs,
+        find=lambda: keep_image(planned.job, planned.inputs, host=host, say=say),
         given=replace(planned.given, rerun=record),
     )
 
@@ -130,6 +135,19 @@ def _original(source: Path, cluster: Cluster | None, *, host: Host, cache: Diges
         return of_archive(archive, store=weight_store(cluster, host=host), cache=cache)
     run = RunFolder.open(source)
     return of_run(run, compose(run), store=weight_store(cluster or run.cluster, host=host))
+
+
+def _unpack_image(archive: Archive, cluster: Cluster, *, host: Host, say: Say) -> None:
+    """Raises UntrustedImage with what to do about it: the archive stays as it is."""
+    try:
+        images.unpack(archive, site=image_site(cluster, host=host), say=say)
+    except UntrustedImage as error:
+        raise UntrustedImage(
+            f"in {archive.path}",
+            error.why,
+            hint=f"tar -xf {shlex.quote(str(archive.path))} {IMAGE}; if you trust it, sign it: "
+            f"apptainer sign --key PRIVATE.pem {IMAGE}; then rerun with --image ./{IMAGE}",
+        ) from error
 
 
 def _job(

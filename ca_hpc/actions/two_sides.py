@@ -57,7 +57,7 @@ def described_image(pin: Pin, *, named: str | None) -> Image:
     return Image(
         File(pin.path, pin.sha256, info.size_bytes),
         content_sha256=info.content_sha256,
-        recipe_sha256=info.origin.recipe_sha256 if info.origin else None,
+        recipe_sha256=info.contents.recipe_sha256,
         reference=named if named and named.startswith(_REGISTRY) else None,
         versions={**_cuda(info.contents.python_packages), **info.contents.versions},
     )

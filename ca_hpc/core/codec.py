@@ -12,12 +12,20 @@ from typing import TypeVar
 
 import msgspec
 
+from ca_hpc.core.utf8 import not_utf8
+
 T = TypeVar("T")
 
 
 def encode(record: object) -> str:
-    """JSON, stable to the byte: two spaces, keys in the order of the class."""
-    raw = msgspec.json.encode(record, enc_hook=_path_out)
+    """JSON, stable to the byte: two spaces, keys in the order of the class.
+
+    Raises CaHpcError for a path that is no UTF-8.
+    """
+    try:
+        raw = msgspec.json.encode(record, enc_hook=_path_out)
+    except UnicodeEncodeError as error:
+        raise not_utf8(error.object) from error
     return msgspec.json.format(raw, indent=2).decode() + "\n"
 
 
@@ -26,6 +34,16 @@ def decode(kind: type[T], text: str) -> T:
     try:
         return msgspec.json.decode(text, type=kind, dec_hook=_path_in)
     except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:  # foreign texts can be nested as deep as their writer likes
+        raise ValueError("nested too deeply") from error
+
+
+def convert(kind: type[T], value: object) -> T:
+    """The same of plain values, of which NaN may be one. Raises ValueError."""
+    try:
+        return msgspec.convert(value, type=kind)
+    except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from ca_hpc.core.codec import encode
 from ca_hpc.core.record import Case, Cases
 from ca_hpc.core.run_record import AttemptRecord, File, Row, RunRecord
+from ca_hpc.core.splits import Division
 from ca_hpc.errors import DigestMismatch, SpecError
 
 #: pinned: refused when another one; expected: another one is what a rerun elsewhere means; told: of
@@ -42,6 +43,9 @@ ASPECTS: Final[Mapping[str, Kind]] = {
 }
 
 NONE: Final = "none"  # known to be absent
+#: ``image.content`` is what the file ``image`` holds: where that is the same, another file is no
+#: drift (a signed copy, splits under other names)
+CONTENT: Final = ".content"
 TRAINING: Final = "train-"  # what ids of training tasks begin with
 #: packages that results depend on, where no image pins them
 SOFTWARE: Final = ("python", "torch", "nnunetv2", "numpy")
@@ -65,6 +69,7 @@ def facts(record: RunRecord) -> dict[str, str]:
     settings = [arm.settings for arm in record.arms.values() if arm.settings is not None]
     found = {
         "image": NONE if record.image is None else record.image.file.sha256,
+        f"image{CONTENT}": (record.image.content_sha256 or "") if record.image else "",
         "weights": _sha256(record.weights),
         **{f"plans.{name}": arm.plans.sha256 for name, arm in record.arms.items() if arm.plans},
         "splits.folds": record.splits.sha256 if record.splits else "",
@@ -96,16 +101,32 @@ def data_fact(cases: Cases) -> dict[str, str]:
     Neither names nor places count.
     """
     ordered = sorted(cases.cases, key=lambda case: case.id)
-    content = [(case.images, case.masks, _labels(case)) for case in ordered]
-    return {"data": sha256(encode(content).encode()).hexdigest()}
+    return {"data": _digest([_content(case) for case in ordered])}
+
+
+def division_facts(cases: Cases, division: Division) -> dict[str, str]:
+    """Of folds and test sets by what their cases hold, which go by their content."""
+    known = {case.id: _content(case) for case in cases.cases}
+
+    def content(ids: Iterable[str]) -> list[object]:
+        return [known.get(each, each) for each in ids]
+
+    folds = [{part: content(ids) for part, ids in fold.items()} for fold in division.folds]
+    tests = {name: content(ids) for name, ids in division.tests.items()}
+    return {f"splits.folds{CONTENT}": _digest(folds), f"splits.test{CONTENT}": _digest(tests)}
 
 
 def drift(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[Row, ...]:
-    """A row per fact, in the order of ``ASPECTS``. Of many that are the same one tells of all."""
+    """A row per fact, in the order of ``ASPECTS``. Of many that are the same one tells of all.
+
+    What a file holds is told where it is another file.
+    """
     rows: list[Row] = []
     for aspect, kind in ASPECTS.items():
         names = [name for name in dict.fromkeys((*before, *now)) if _aspect(name) == aspect]
-        own = [_row(name, before.get(name, ""), now.get(name, ""), kind=kind) for name in names]
+        own = [_row(name, before, now, kind=kind) for name in names]
+        others = {row.aspect + CONTENT for row in own if row.verdict in ("drift", "expected")}
+        own = [row for row in own if not row.aspect.endswith(CONTENT) or row.aspect in others]
         same = [row for row in own if row.verdict == "same"]
         if len(same) > _LISTED:
             told = f"{len(same)} facts"
@@ -127,7 +148,7 @@ def refuse(rows: Iterable[Row], *, allowed: Collection[str], hint: str | None = 
         names = dict.fromkeys(_aspect(row.aspect) for row in refused)
         raise DigestMismatch(
             "\n".join(
-                f"{row.aspect} is {_named(row.now)}, recorded is {_named(row.before)}"
+                f"{_named(row.aspect)} is {_named(row.now)}, recorded is {_named(row.before)}"
                 for row in refused
             ),
             hint=hint
@@ -153,12 +174,15 @@ def drifted(rows: Iterable[Row]) -> tuple[Row, ...]:
     )
 
 
-def _row(name: str, before: str, now: str, *, kind: Kind) -> Row:
-    if not before or not now:
-        return Row(name, before, now, "unknown")
-    if before == now:
-        return Row(name, before, now, "same")
-    return Row(name, before, now, "expected" if kind == "expected" else "drift")
+def _row(name: str, before: Mapping[str, str], now: Mapping[str, str], *, kind: Kind) -> Row:
+    old, new = before.get(name, ""), now.get(name, "")
+    if not old or not new:
+        return Row(name, old, new, "unknown")
+    if old == new:
+        return Row(name, old, new, "same")
+    content = before.get(name + CONTENT)
+    holds_the_same = content is not None and content == now.get(name + CONTENT)
+    return Row(name, old, new, "expected" if kind == "expected" or holds_the_same else "drift")
 
 
 def _aspect(name: str) -> str:
@@ -166,9 +190,9 @@ def _aspect(name: str) -> str:
 
 
 def _named(fact: str) -> str:
-    """A fact in a message: digests are said to be some."""
+    """A fact in a message: digests are said to be some, and a terminal is told nothing else."""
     digits = len(fact) == 64 and not set(fact) - set("0123456789abcdef")
-    return f"sha256:{fact}" if digits else fact
+    return f"sha256:{fact}" if digits else fact if fact.isprintable() else repr(fact)
 
 
 def _sha256(file: File | None) -> str:
@@ -192,8 +216,13 @@ def _software(trainings: Sequence[AttemptRecord], *, imaged: bool) -> dict[str, 
     return {f"software.{name}": versions.get(name, "") for name in SOFTWARE}
 
 
-def _labels(case: Case) -> list[tuple[str, str | None]]:
-    return [(file.path, file.label) for file in case.labels]
+def _content(case: Case) -> object:
+    """Of a case whose files go by what they hold."""
+    return case.images, case.masks, [(file.path, file.label) for file in case.labels]
+
+
+def _digest(content: object) -> str:
+    return sha256(encode(content).encode()).hexdigest()
 
 
 def _elsewhere(name: str) -> bool:

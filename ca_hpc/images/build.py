@@ -105,7 +105,7 @@ def build_base(request: BuildRequest, *, run: Run, progress: Progress, built: st
         for file in filter(None, (recipe.requirements, recipe.tools)):
             progress(f"fetching the Python packages of {file.name}")
             fetch_wheels(file, into=context / "wheels", source=request.wheels, run=run)
-        _lay(debian, folder / "debian.sif", store=request.store)
+        _lay(debian, folder / "debian.sif")
         requirements = recipe.requirements.name if recipe.requirements else ""
         return Prepared({"requirements": requirements}, debian)
 
@@ -156,7 +156,7 @@ def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: 
     }
 
     def prepare(folder: Path) -> Prepared:
-        _lay(base, folder / "base.sif", store=request.store)
+        _lay(base, folder / "base.sif")
         context = _context(folder, recipe)
         # Apptainer follows the links when it copies the context into the image
         (context / "wheels" / wheel.name).symlink_to(wheel)
@@ -164,7 +164,8 @@ def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: 
             file = context / "weights" / _carried_name(cargo)
             file.symlink_to(cargo.file.absolute())
             file.with_suffix(".json").write_text(cargo.manifest, encoding="utf-8")
-        return Prepared({"commit": commit_here(run=run) or ""}, base)
+        said = {"base": base.content_sha256 or "", "commit": commit_here(run=run) or ""}
+        return Prepared(said, base)
 
     return Layer(
         output=request.output,
@@ -175,9 +176,9 @@ def _package_layer(request: BuildRequest, *, base: ImageInfo, wheel: Path, run: 
     )
 
 
-def _lay(image: ImageInfo, place: Path, *, store: Path) -> None:
+def _lay(image: ImageInfo, place: Path) -> None:
     """Put an image where a definition file looks for what it builds on, after checking it."""
-    verify_image(image.path, image.sha256, cache=store / "digests.json")
+    verify_image(image.path, image.sha256, cache=place.with_name("digests.json"))
     place.symlink_to(image.path.absolute())
 
 

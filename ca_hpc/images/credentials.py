@@ -7,18 +7,17 @@ within this machine. It is in no argument list, record, lock, message or log.
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
+from ca_hpc.core.codec import decode
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.reference import scheme_of
+from ca_hpc.transfers.addresses import in_the_clear, origin, scheme_of
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -51,16 +50,18 @@ def login_for(host: str, *, authfile: Path | None = None) -> Login | None:
     named = authfile or (Path(os.environ[AUTHFILE]) if os.environ.get(AUTHFILE) else None)
     file = named or Path.home() / ".docker/config.json"
     try:
-        text = file.read_text(encoding="utf-8")
-        open_to_others = bool(file.stat().st_mode & 0o077)
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe would be waited for
+            raise CaHpcError(f"{file} is no file", hint=how_to_login(host))
+        content = file.read_bytes()
     except FileNotFoundError:
         if named is None:
             return None
         raise CaHpcError(f"{file} does not exist", hint=how_to_login(host)) from None
     except OSError as error:
         raise CaHpcError(f"{file}: {error.strerror}", hint="check its permissions") from error
-    login = _login(text, host, file=file)
-    if login is not None and open_to_others:
+    login = _login(content, host, file=file)
+    if login is not None and mode & 0o077:
         raise CaHpcError(
             f"{file} holds a password, and others can read it", hint=f"chmod 600 {file}"
         )
@@ -72,9 +73,9 @@ def how_to_login(host: str) -> str:
     return f"apptainer registry login --username YOU oras://{host}"
 
 
-def _login(text: str, host: str, *, file: Path) -> Login | None:
+def _login(content: bytes, host: str, *, file: Path) -> Login | None:
     try:
-        config: Any = json.loads(text)
+        config = decode(dict[str, Any], content.decode())
         logins = config.get("auths") or {}
         encoded = (logins.get(host) or {}).get("auth")
         # Docker leaves an empty entry for a login that is in its store of passwords
@@ -83,7 +84,7 @@ def _login(text: str, host: str, *, file: Path) -> Login | None:
         if encoded:
             user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
             return Login(user, password, file)
-    except (ValueError, AttributeError, binascii.Error) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise CaHpcError(
             f"{file} is no file of logins", hint=f"mend it, or log in again: {how_to_login(host)}"
         ) from error
@@ -104,7 +105,7 @@ class RegistryAuth:
     """
 
     def __init__(self, host: str, repository: str, *, login: Login | None, actions: str) -> None:
-        self._origin = (scheme_of(host), host)
+        self._origin = origin(f"{scheme_of(host)}://{host}")
         self._login = login
         self._scope = f"repository:{repository}:{actions}"
         self._header: str | None = None
@@ -117,8 +118,7 @@ class RegistryAuth:
 
     def _ours(self, url: str | None) -> bool:
         """Whether ``url`` is the registry's own: redirects lead to storage of others."""
-        parts = urlsplit(url or "")
-        return (parts.scheme, parts.netloc) == self._origin
+        return origin(url or "") == self._origin
 
     def _challenged(self, response: Response, **options: Any) -> Response:
         asked = response.request
@@ -129,8 +129,7 @@ class RegistryAuth:
         if header is None or header == answered:
             return response
         self._header = header
-        _ = response.content  # so that the connection can be used again
-        response.close()
+        response.close()  # unread: it may be endless
         again = asked.copy()
         again.headers["Authorization"] = header
         again.hooks = {"response": []}  # a second 401 is the answer
@@ -150,25 +149,34 @@ class RegistryAuth:
         return self._token(said) if kind.lower() == "bearer" else None
 
     def _token(self, said: Mapping[str, str]) -> str | None:
-        import requests
+        from ca_hpc.transfers.session import WarySession, received
 
-        realm = urlsplit(said.get("realm", ""))
-        if realm.scheme != scheme_of(realm.netloc) and realm.scheme != "https":
-            return None  # it would carry the login over the network in the clear
+        realm = said.get("realm", "")
+        try:
+            if not realm.startswith(("http:", "https:")) or in_the_clear(realm):
+                return None  # it would carry the login over the network in the clear
+        except ValueError:
+            return None
         headers = {"Authorization": self._login.basic} if self._login else {}
-        with requests.Session() as session:
+        with WarySession() as session:
             session.auth = lambda request: request  # without, ~/.netrc would be asked
             answer = session.get(
-                said["realm"],
+                realm,
                 params={"service": said.get("service", ""), "scope": self._scope},
                 headers=headers,
                 timeout=_TIMEOUT_S,
                 allow_redirects=False,
             )
-        if answer.status_code != 200:
-            return None
-        try:
-            found = answer.json()
-            return f"Bearer {found.get('token') or found['access_token']}"
-        except (ValueError, KeyError, AttributeError):
-            return None
+            return _bearer(received(answer)) if answer.status_code == 200 else None
+
+
+def _bearer(content: bytes) -> str | None:
+    """The Authorization header of a token service's answer (distribution, "token" scheme)."""
+    try:
+        found = decode(dict[str, Any], content.decode())
+    except ValueError:
+        return None
+    token = found.get("token") or found.get("access_token")
+    # http.client would refuse another one with the token in its message
+    fine = isinstance(token, str) and re.fullmatch(r"[\x21-\x7e]+", token)
+    return f"Bearer {token}" if fine else None

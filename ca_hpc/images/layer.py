@@ -83,19 +83,13 @@ def make(
         apptainer_build.build(
             layer.recipe.definition,
             folder=folder,
-            arguments=ready.arguments,
+            arguments={"recipe": layer.recipe.sha256, **ready.arguments},
             fakeroot=fakeroot_here() if fakeroot is None else fakeroot,
             log=log,
             run=run,
         )
-        origin = Origin(
-            layer.recipe.sha256,
-            layer.inputs_sha256,
-            ready.below.sha256 if ready.below else None,
-            built,
-            base_content_sha256=ready.below.content_sha256 if ready.below else None,
-            tools=tools,
-        )
+        below = ready.below.sha256 if ready.below else None
+        origin = Origin(layer.inputs_sha256, below, built, tools=tools)
         made = describe_image(folder / "image.sif", origin=origin, run=run)
         if {carried.name: carried.sha256 for carried in made.weights} != layer.weights:
             raise CaHpcError(

@@ -61,11 +61,13 @@ def lock_text(before: str, *, built: Iterable[ImageInfo] = ()) -> str:
     """The lock for the recipes of this version.
 
     What came of a recipe is taken from ``built``, else from ``before``, the lock's present text,
-    where the recipe is the same. Raises CaHpcError for an image that none of the recipes made.
+    where the recipe is the same. Raises CaHpcError for an image that is no base of this version.
     """
     known = {found.recipe_sha256: found for found in read_lock(before).values()}
     asked = {name: _from_recipe(recipe) for name, recipe in _recipes().items()}
-    known |= _results(built, wanted={found.recipe_sha256 for found in asked.values()})
+    # the image on top has no packages of its own, and the lock lies in it
+    bases = {found.recipe_sha256 for found in asked.values() if found.packages is not None}
+    known |= _results(built, wanted=bases)
     return _text({name: _with_result(found, known) for name, found in asked.items()})
 
 
@@ -74,7 +76,7 @@ def differences(base: ImageInfo, locked: Mapping[str, LockedImage]) -> tuple[Cha
 
     Where there are none and yet ``content_sha256`` differs, the versions of the tools do.
     """
-    made_from = base.origin.recipe_sha256 if base.origin else None
+    made_from = base.contents.recipe_sha256
     recipe = next((found for found in _recipes().values() if found.sha256 == made_from), None)
     entry = next((found for found in locked.values() if found.recipe_sha256 == made_from), None)
     if recipe is None or entry is None or entry.content_sha256 is None:
@@ -103,16 +105,17 @@ def _from_recipe(recipe: Recipe) -> LockedImage:
 def _results(built: Iterable[ImageInfo], *, wanted: set[str]) -> dict[str, LockedImage]:
     found = {}
     for image in built:
-        if image.origin is None or image.origin.recipe_sha256 not in wanted:
+        recipe_sha256 = image.contents.recipe_sha256
+        if recipe_sha256 is None or recipe_sha256 not in wanted:
             raise CaHpcError(
-                f"{image.path} is not known to be built from a recipe of this version",
-                hint="name a base and keep its .json file beside it: base-….sif",
+                f"{image.path} is no base that a recipe of this version makes",
+                hint="name a base that this version built: base-….sif",
             )
-        found[image.origin.recipe_sha256] = LockedImage(
+        found[recipe_sha256] = LockedImage(
             recipe="",
-            recipe_sha256=image.origin.recipe_sha256,
+            recipe_sha256=recipe_sha256,
             content_sha256=image.content_sha256,
-            tools=image.origin.tools,
+            tools=image.origin.tools if image.origin else {},
             debian_packages=image.contents.debian_packages,
         )
     return found
@@ -120,7 +123,6 @@ def _results(built: Iterable[ImageInfo], *, wanted: set[str]) -> dict[str, Locke
 
 def _with_result(asked: LockedImage, known: Mapping[str, LockedImage]) -> LockedImage:
     found = known.get(asked.recipe_sha256)
-    # without packages of its own it is the image that the lock lies in
     if found is None or asked.packages is None:
         return asked
     return replace(
@@ -151,6 +153,7 @@ def _lines(image: LockedImage) -> Iterator[str]:
 
 
 def _table(name: str, versions: Mapping[str, str]) -> Iterator[str]:
-    yield f"    {name}:"
+    if versions:
+        yield f"    {name}:"
     # quoted for readers that take a version for a number
     yield from (f'      {key}: "{value}"' for key, value in sorted(versions.items()))

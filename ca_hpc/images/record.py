@@ -25,6 +25,12 @@ from ca_hpc.store.digests import cached_sha256, sha256_file
 DESCRIPTION: Final = "/opt/ca-hpc/image.json"
 
 _BUILD: Final = "build one: ca-hpc image build"
+#: Apptainer's own status where it cannot start a container
+_NOT_STARTED: Final = 255
+
+
+class CannotAsk(CaHpcError):
+    """Nothing starts in an image here, so that it cannot say what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +51,15 @@ class Contents:
     """What an image says about itself. ``versions``: python, torch, nnunetv2, ca-hpc.
 
     Of all packages the versions are in ``debian_packages`` and ``python_packages``.
+    ``recipe_sha256`` covers the definition file and the files that it reads;
+    ``base_content_sha256`` is what the base held, for an image on one.
     """
 
     versions: Mapping[str, str]
     weights: tuple[CarriedWeights, ...] = ()
     commit: str | None = None
+    recipe_sha256: str | None = None
+    base_content_sha256: str | None = None
     debian_packages: Mapping[str, str] = field(default_factory=dict)
     python_packages: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,19 +71,16 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """How an image was made.
+    """How an image was made, as far as it does not say so itself.
 
-    ``recipe_sha256`` covers the definition file and the files that it reads, ``inputs_sha256``
-    everything that decides about the contents (recipe, base, package, weights), ``base_sha256``
-    is the base image's, and ``base_content_sha256`` that of its contents. ``built``: UTC, ISO 8601.
-    ``tools``: versions of apptainer and squashfs-tools, on which the content's bytes depend too.
+    ``inputs_sha256`` covers everything that decides about the contents (recipe, base, package,
+    weights), ``base_sha256`` is the base image's. ``built``: UTC, ISO 8601. ``tools``: versions of
+    apptainer and squashfs-tools, on which the content's bytes depend too.
     """
 
-    recipe_sha256: str
     inputs_sha256: str
     base_sha256: str | None
     built: str
-    base_content_sha256: str | None = None
     tools: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -82,7 +89,8 @@ class ImageInfo:
     """An image file. ``origin`` is unknown where no record lies beside the image.
 
     ``sha256`` names this file, ``content_sha256`` what is in it, which two builds of one recipe
-    on one base share; unknown in records of older versions.
+    on one base share; unknown in records of older versions. ``unasked``: ``contents`` is what a
+    record said that came with the file; Apptainer could not start the image to ask it.
     """
 
     path: Path
@@ -91,6 +99,7 @@ class ImageInfo:
     contents: Contents
     origin: Origin | None = None
     content_sha256: str | None = None
+    unasked: bool = False
 
     @property
     def weights(self) -> tuple[CarriedWeights, ...]:
@@ -151,27 +160,32 @@ def verify_image(path: Path, expected_sha256: str, *, cache: Path) -> None:
 
 
 def describe_image(path: Path, *, origin: Origin | None, run: Run) -> ImageInfo:
-    """Hash an image and ask it what it holds. Raises CaHpcError."""
+    """Hash an image and ask it what it holds. Raises as :func:`ask`."""
+    contents = ask(path, run=run)
+    return ImageInfo(
+        path, sha256_file(path), path.stat().st_size, contents, origin, content_sha256(path)
+    )
+
+
+def ask(path: Path, *, run: Run) -> Contents:
+    """What an image says that it holds. Raises CaHpcError; CannotAsk where it does not start."""
     argv = ("apptainer", "exec", "--containall", "--cleanenv", "--no-home")
     try:
         done = run((*argv, str(path), "cat", DESCRIPTION), env=outside_environment())
     except ProgramMissing as error:
-        raise CaHpcError(
+        raise CannotAsk(
             f"{path} has no record beside it, and apptainer, to ask the image, is missing",
             hint=f"copy {record_path(path).name} too, or install Apptainer",
         ) from error
     if done.returncode != 0:
-        raise CaHpcError(
+        raise (CannotAsk if done.returncode == _NOT_STARTED else CaHpcError)(
             f"{path} does not say what it holds: {last_lines(done.stderr, count=3).strip()}",
             hint=f"copy {record_path(path).name} too, which says it; if there is none, {_BUILD}",
         )
     try:
-        contents = decode(Contents, done.stdout)
+        return decode(Contents, done.stdout)
     except ValueError as error:
         raise CaHpcError(f"{path}: {DESCRIPTION} in it is damaged", hint=_BUILD) from error
-    return ImageInfo(
-        path, sha256_file(path), path.stat().st_size, contents, origin, content_sha256(path)
-    )
 
 
 def write_record(image: ImageInfo) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from ca_hpc.errors import SpecError
+from ca_hpc.transfers.addresses import scheme_of
 
 #: of the digits of a sha256 that stand for all of them
 SHORTEST: Final = 8
@@ -30,7 +31,6 @@ _REGISTRY: Final = re.compile(
     rf"/(?P<name>{_PART}(?:/{_PART})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(?:@sha256:(?P<sha256>[0-9a-f]{64}))?"
 )
-_LOOPBACK: Final = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,6 @@ def check_name(name: str) -> str:
             "image in a registry is oras://HOST/NAME:TAG",
         )
     return name
-
-
-def scheme_of(host: str) -> str:
-    """Plain http to this machine only, as Apptainer does."""
-    return "http" if _LOOPBACK.fullmatch(host) else "https"
 
 
 def _by_digits(digits: str, text: str) -> InStore:

@@ -19,10 +19,13 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.core.codec import decode
+from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
 from ca_hpc.images.credentials import Login, RegistryAuth, how_to_login
 from ca_hpc.images.reference import InRegistry
-from ca_hpc.transfers.fetch import ELSEWHERE, Progress, fetch
+from ca_hpc.transfers.addresses import origin
+from ca_hpc.transfers.fetch import ELSEWHERE, Progress, content_length, fetch
+from ca_hpc.transfers.session import Misconduct, WarySession, reason, received
 
 # as Apptainer 1.4 writes them
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -67,12 +70,13 @@ def resolve(reference: InRegistry, *, login: Login | None) -> Remote:
             timeout=_TIMEOUT_S,
         )
         _check(answer, reference, login=login)
-    if reference.sha256 and (found := _digest(answer.content)) != wanted:
+        content = received(answer)
+    if reference.sha256 and (found := _digest(content)) != wanted:
         raise DigestMismatch(
             f"{reference.repository}: the manifest is {found}, asked for is {wanted}",
             hint="the registry is damaged, or somebody answers in its place",
         )
-    return _remote(answer.content, reference)
+    return _remote(content, reference)
 
 
 def pull(
@@ -105,24 +109,35 @@ def pull(
 
 
 def push(
-    file: Path, reference: InRegistry, *, sha256: str, login: Login | None, progress: Progress
+    file: Path,
+    reference: InRegistry,
+    *,
+    sha256: str,
+    replace: bool = False,
+    login: Login | None,
+    progress: Progress,
 ) -> str:
     """Put a SIF into a registry, unless it is there, and return the manifest's digest.
 
-    ``sha256``: the file's, which the registry compares. The manifest gets the reference's tag and
-    the tag ``sha256-HEX``, by which other tools find these bytes and the registry keeps them.
-    Raises CaHpcError.
+    ``sha256``: the file's, which the registry compares. The manifest gets the reference's tag, or
+    ``latest``, and the tag ``sha256-HEX``, by which other tools find these bytes and the registry
+    keeps them. Raises CaHpcError, and DigestMismatch where the reference's tag stands for another
+    image, unless it is to be replaced.
     """
     if reference.sha256 is not None:
         raise CaHpcError(
             f"{reference}: the digest of what is pushed follows from the image",
             hint=f"name a tag or nothing: {reference.repository}",
         )
-    body = manifest(sha256, size_bytes=file.stat().st_size, title=file.name)
+    # not the file's name: the same bytes shall have the same manifest
+    title = f"{reference.name.rpartition('/')[2]}.sif"
+    body = manifest(sha256, size_bytes=file.stat().st_size, title=title)
     with (
         file.open("rb") as stream,
         _session(reference, login=login, actions="pull,push") as http,
     ):
+        if reference.tag is not None and not replace:
+            _check_tag(http, reference, sha256, login=login)
         upload = _Upload(stream, file.stat().st_size, progress)
         for digest, content in ((_digest(_EMPTY), _EMPTY), (f"sha256:{sha256}", upload)):
             _push_blob(http, reference, digest, content, login=login)
@@ -132,6 +147,7 @@ def push(
                 data=body,
                 headers={"Content-Type": MANIFEST},
                 timeout=_TIMEOUT_S,
+                allow_redirects=False,
             )
             _check(answer, reference, login=login)
     return _digest(body)
@@ -153,6 +169,29 @@ def manifest(sha256: str, *, size_bytes: int, title: str) -> bytes:
         ],
     }
     return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _check_tag(
+    http: requests.Session, reference: InRegistry, sha256: str, *, login: Login | None
+) -> None:
+    """Raises DigestMismatch where a reference's tag stands for another image."""
+    answer = http.get(
+        f"{reference.api}/manifests/{reference.tag}",
+        headers={"Accept": MANIFEST},
+        timeout=_TIMEOUT_S,
+    )
+    if answer.status_code == 404:
+        return
+    _check(answer, reference, login=login)
+    try:
+        there = f"sha256:{_remote(received(answer), reference).sha256}"
+    except CaHpcError:
+        there = "something else"
+    if there != f"sha256:{sha256}":
+        raise DigestMismatch(
+            f"{reference} is {there}, not sha256:{sha256}",
+            hint="--replace gives the tag to the new one; the old one keeps its sha256",
+        )
 
 
 class _Upload:
@@ -180,7 +219,7 @@ class _Upload:
 
 
 def _push_blob(
-    http: requests.Session,
+    http: WarySession,
     reference: InRegistry,
     digest: str,
     content: bytes | _Upload,
@@ -189,33 +228,50 @@ def _push_blob(
 ) -> None:
     if _blob_size(http, reference, digest) is not None:
         return
-    begun = http.post(f"{reference.api}/blobs/uploads/", timeout=_TIMEOUT_S)
+    begun = http.post(f"{reference.api}/blobs/uploads/", timeout=_TIMEOUT_S, allow_redirects=False)
     _check(begun, reference, login=login)
-    place = urljoin(f"{reference.api}/", begun.headers.get("Location", ""))
+    place = _own_place(begun.headers.get("Location", ""), reference)
     joint = "&" if urlsplit(place).query else "?"
     done = http.put(
         f"{place}{joint}digest={digest}",
         data=content,
         headers={"Content-Type": "application/octet-stream"},
         timeout=_UPLOAD_TIMEOUT_S,
+        allow_redirects=False,
     )
     _check(done, reference, login=login)
 
 
-def _blob_size(http: requests.Session, reference: InRegistry, digest: str) -> int | None:
+def _own_place(location: str, reference: InRegistry) -> str:
+    """Where a registry wants an upload. Raises CaHpcError where that is not with itself."""
+    base = f"{reference.api}/"
+    try:
+        place = urljoin(base, location)
+        own = origin(place) == origin(base)
+    except ValueError:
+        own = False
+    if not own:
+        raise CaHpcError(
+            f"{reference}: {reference.host} wants the image sent to another address than its own",
+            hint="ask who runs it: behind a proxy a registry must be told its own address "
+            "(docker-registry: http.host)",
+        )
+    return place
+
+
+def _blob_size(http: WarySession, reference: InRegistry, digest: str) -> int | None:
     """Bytes of a blob that is there."""
     answer = http.head(f"{reference.api}/blobs/{digest}", timeout=_TIMEOUT_S, allow_redirects=True)
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if answer.status_code == 200 and length.isdecimal() else None
+    return content_length(answer.headers) if answer.status_code == 200 else None
 
 
 def _remote(content: bytes, reference: InRegistry) -> Remote:
     """The one layer of a manifest."""
     try:
-        (layer,) = json.loads(content)["layers"]
+        (layer,) = decode(dict[str, Any], content.decode())["layers"]
         kind, digest, size = layer["mediaType"], layer["digest"], layer["size"]
         told = re.fullmatch(r"sha256:([0-9a-f]{64})", digest)
-        fine = kind == LAYER and told is not None and type(size) is int
+        fine = kind == LAYER and told is not None and type(size) is int and 0 <= size < 1 << 63
     except (ValueError, KeyError, TypeError):
         fine = False
     if not fine:
@@ -228,22 +284,27 @@ def _remote(content: bytes, reference: InRegistry) -> Remote:
 
 
 @contextmanager
-def _session(
-    reference: InRegistry, *, login: Login | None, actions: str
-) -> Iterator[requests.Session]:
+def _session(reference: InRegistry, *, login: Login | None, actions: str) -> Iterator[WarySession]:
     """Requests to one repository; their failures in our words."""
-    with requests.Session() as http:
+    with WarySession() as http:
         http.mount(reference.api, HTTPAdapter(max_retries=_TRIES))
         http.auth = RegistryAuth(reference.host, reference.name, login=login, actions=actions)
         try:
             yield http
-        except requests.RequestException as error:  # its own text holds the address, with tokens
-            kind = type(error)
-            why = next((text for of, text in _TROUBLES.items() if issubclass(kind, of)), None)
+        except (requests.RequestException, ValueError) as error:
             raise CaHpcError(
-                f"{reference.repository}: {why or kind.__name__}",
+                f"{reference}: {_told(error, reference.host)}",
                 hint=f"check the name and the network (HTTPS_PROXY), or {_PULL_ELSEWHERE}",
             ) from error
+
+
+def _told(error: Exception, host: str) -> str:
+    """A failure in our words: an error's own text holds addresses with tokens, or what was sent."""
+    if isinstance(error, Misconduct):
+        return f"{host} {error}"
+    known = next(text for kind, text in _TROUBLES.items() if isinstance(error, kind))
+    said = reason(error)
+    return f"{known}: {said}" if said else known
 
 
 # the first that fits: an SSLError is a ConnectionError
@@ -253,6 +314,8 @@ _TROUBLES: Final[dict[type[Exception], str]] = {
     requests.exceptions.ProxyError: "cannot be reached through the proxy",
     requests.exceptions.Timeout: "did not answer in time",
     requests.exceptions.ConnectionError: "cannot be reached",
+    requests.exceptions.RequestException: "cannot be asked",
+    ValueError: "answers what cannot be understood",
 }
 
 
@@ -272,6 +335,7 @@ def _check(answer: requests.Response, reference: InRegistry, *, login: Login | N
             f"{reference} is not there: {host} has no such image (HTTP 404)",
             hint="check name and tag; private repositories are hidden from those not logged in: "
             + how_to_login(host),
+            exit_code=ExitCode.DIGEST_MISMATCH,
         )
     raise CaHpcError(
         f"{reference}: {host} answered HTTP {status}{_reason(answer)}",
@@ -282,8 +346,8 @@ def _check(answer: requests.Response, reference: InRegistry, *, login: Login | N
 def _reason(answer: requests.Response) -> str:
     """What a registry says about an error, in one line (distribution specification, errors)."""
     try:
-        told: Any = answer.json()["errors"][0]["code"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        told = decode(dict[str, Any], received(answer).decode())["errors"][0]["code"]
+    except (requests.RequestException, ValueError, KeyError, IndexError, TypeError):
         return ""
     return f" ({told})" if isinstance(told, str) and told.isprintable() and len(told) < 80 else ""
 

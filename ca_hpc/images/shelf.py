@@ -6,7 +6,7 @@
     SHA256/uses/USER-RUNS                a folder of runs that may be pinned to it (see collect)
     names/NAME                           a sha256
     .locks/SHA256                        who brings or removes an image is alone with it
-    .incoming/NODE-USER/SHA256/          what is being brought
+    .incoming/NODE-USER/SHA256/          what is being brought, in a folder of that user's
 
 An image is there whole or not at all: it is filled in ``.incoming`` and moved into place in one
 step. The store is as shared as its root: where that has the setgid bit, a group may add; who added
@@ -19,9 +19,11 @@ import contextlib
 import errno
 import hashlib
 import os
-import pwd
+import re
+import shlex
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,12 +31,13 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc.core.codec import decode, encode
-from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
 from ca_hpc.images.record import record_path
 from ca_hpc.images.reference import InStore, check_name
 from ca_hpc.store import atomic
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.lock import held
+from ca_hpc.store.shared import ENTRY, READABLE, STICKY, is_own, is_shared, make, owner, user_name
 
 FOLDER: Final = "images"
 IMAGE: Final = "image.sif"
@@ -43,14 +46,12 @@ NAMES: Final = "names"
 LOCKS: Final = ".locks"
 INCOMING: Final = ".incoming"
 
-#: in a store that is shared. By chmod: a umask takes bits away from mkdir's own mode
-_STICKY: Final = 0o3775  # all may add, each removes their own
-# not sticky: there fs.protected_regular refuses to open a file of somebody else's with O_CREAT
+#: not sticky: there fs.protected_regular refuses to open a file of somebody else's with O_CREAT
 _LOCKS: Final = 0o2775
-_ENTRY: Final = 0o2755
 _LOCK_FILE: Final = 0o664
-_READABLE: Final = 0o644
 _IMAGE: Final = 0o444
+_MOST_TEXT: Final = 1 << 16  # bytes: a path has 4096 at most
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 _OTHERS: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OWN_STORE: Final = "ask its owner, or name a store of your own: --store FOLDER, CA_HPC_STORE"
@@ -67,7 +68,7 @@ class Use:
     @classmethod
     def here(cls, runs: Path) -> Use:
         """By this user, on this machine."""
-        return cls(str(runs), _user(os.getuid()), os.uname().nodename)
+        return cls(str(runs), user_name(os.getuid()), os.uname().nodename)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,11 @@ class Shelf:
         """Where the images are."""
         return self.root / FOLDER
 
+    @property
+    def listing(self) -> str:
+        """The command that lists them."""
+        return f"ca-hpc image list --store {shlex.quote(str(self.root))}"
+
     def file(self, sha256: str) -> Path:
         """Where an image is, if it is there."""
         return self.folder / sha256 / IMAGE
@@ -123,8 +129,8 @@ class Shelf:
 
     def names(self) -> dict[str, str]:
         """The sha256 that each name stands for. Raises CaHpcError where they may not be seen."""
-        files = [file for file in self._listed(self.folder / NAMES) if file.name[0] != "."]
-        return {file.name: file.read_text(encoding="ascii").strip() for file in files}
+        found = {file.name: _named(file) for file in self._listed(self.folder / NAMES)}
+        return {name: sha256 for name, sha256 in found.items() if sha256 is not None}
 
     def find(self, reference: InStore) -> Entry | None:
         """The image that is meant. Raises CaHpcError for digits that several begin with, and
@@ -136,7 +142,7 @@ class Shelf:
             if len(found) > 1:
                 raise CaHpcError(
                     f"{reference} names {len(found)} images in {self.folder}",
-                    hint="write more digits: ca-hpc image list",
+                    hint=f"write more digits: {self.listing}",
                 )
             return found[0] if found else None
         named = self.names().get(reference.name)
@@ -169,23 +175,24 @@ class Shelf:
         use: Use | None,
         bring: Callable[[Path], Path],
         admit: Callable[[Path], None] = lambda image: None,
-        there: Callable[[Path], None] = lambda image: None,
+        whole: Callable[[Path], bool] = lambda image: True,
         waiting: Callable[[], None],
     ) -> Path:
         """The image, brought by one of all who ask for it while the others wait.
 
         ``bring`` fills a folder, which may hold a part of an earlier try, and returns the file.
         ``admit`` sees it before it is there for others: it may put a record beside it, or raise.
-        ``there`` sees it in its place, brought or found, one process at a time.
+        ``whole`` sees it in its place, brought or found, one process at a time: False for one that
+        is damaged, which is brought anew where this user may.
         ``use``: what keeps it; None: nothing yet. Raises CaHpcError, DigestMismatch where what was
         brought is another file.
         """
         try:
             self._prepare()
             with self.locked(sha256, waiting=waiting):
-                if not self.has(sha256):
+                if not self._stays(sha256, whole=whole):
                     self._bring(sha256, bring=bring, admit=admit)
-                there(self.file(sha256))
+                    whole(self.file(sha256))
                 if use is not None:
                     self._record(use, self.file(sha256).parent / USES)
         except OSError as error:
@@ -194,27 +201,50 @@ class Shelf:
                 raise _not_writable(self.folder, error) from error
         return self.file(sha256)
 
-    def give_name(self, name: str, sha256: str, *, replace: bool = False) -> None:
-        """Let ``name`` stand for an image. Raises DigestMismatch where it stands for another one,
-        unless it is to be replaced, and CaHpcError where that is not this user's to do."""
-        there = self.names().get(check_name(name))
-        if there == sha256:
-            return
-        if there is not None and not replace:
+    def check_name(self, name: str, sha256: str) -> None:
+        """That ``name`` may be given to an image. Raises SpecError for what is no name, and
+        DigestMismatch where it stands for another image."""
+        there = self.names().get(check_name(name), sha256)
+        if there != sha256:
             raise DigestMismatch(
                 f"image {name} in {self.folder} is sha256:{there}, not sha256:{sha256}",
                 hint="--replace gives the name to the new one; the old one keeps its sha256",
             )
+
+    def _stays(self, sha256: str, *, whole: Callable[[Path], bool]) -> bool:
+        """Whether an image is there; also a damaged one that this user may not replace."""
+        file = self.file(sha256)
+        return self.has(sha256) and (whole(file) or not os.access(file.parent, os.W_OK))
+
+    def give_name(self, name: str, sha256: str, *, replace: bool = False) -> None:
+        """Let ``name`` stand for an image. Raises as ``check_name``, unless it is to be replaced,
+        and CaHpcError where that is not this user's to do."""
+        if self.names().get(check_name(name)) == sha256:
+            return
+        if not replace:
+            self.check_name(name, sha256)
         file = self.folder / NAMES / name
         try:
-            self._made(file.parent, _STICKY)
-            atomic.write_text(file, f"{sha256}\n")
-            if self._shared:
-                file.chmod(_READABLE)
+            atomic.write_text(file, f"{sha256}\n", mode=READABLE if self._shared else None)
         except OSError as error:
             raise CaHpcError(
                 f"the name {name} cannot be given: {file}: {error.strerror}",
                 hint="it is somebody else's: choose another name",
+            ) from error
+
+    def take_name(self, name: str) -> None:
+        """Let ``name`` stand for no image any more. Raises CaHpcError where it stands for none, or
+        that is not this user's to do."""
+        file = self.folder / NAMES / check_name(name)
+        try:
+            file.unlink()
+        except FileNotFoundError as error:
+            raise CaHpcError(f"no name {name} in {self.folder}", hint=self.listing) from error
+        except OSError as error:
+            raise CaHpcError(
+                f"the name {name} cannot be taken away: {file}: {error.strerror}",
+                hint=f"ask {owner(file)}, who gave it, or {owner(file.parent)}, who owns the "
+                "folder",
             ) from error
 
     @contextlib.contextmanager
@@ -234,23 +264,17 @@ class Shelf:
 
     @property
     def _shared(self) -> bool:
-        return bool(self.root.stat().st_mode & stat.S_ISGID)
+        return is_shared(self.root)
 
     def _prepare(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         for folder, mode in (
-            (self.folder, _STICKY),
+            (self.folder, STICKY),
+            (self.folder / NAMES, STICKY),
             (self.folder / LOCKS, _LOCKS),
-            (self.folder / INCOMING, _STICKY),
+            (self.folder / INCOMING, STICKY),
         ):
-            self._made(folder, mode)
-
-    def _made(self, folder: Path, mode: int) -> Path:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            if self._shared:
-                folder.chmod(mode)
-        return folder
+            make(folder, shared=self._shared, mode=mode)
 
     def _make_lock(self, path: Path) -> None:
         """By link(2): nobody may find it there before it is open to all."""
@@ -267,15 +291,25 @@ class Shelf:
     def _bring(
         self, sha256: str, *, bring: Callable[[Path], Path], admit: Callable[[Path], None]
     ) -> None:
-        own = self.folder / INCOMING / f"{os.uname().nodename}-{os.getuid()}"
-        own.mkdir(mode=0o700, exist_ok=True)
-        into = own / sha256
+        into = self._incoming() / sha256
         into.mkdir(exist_ok=True)
         came = bring(into)  # when it raises, what it has got so far stays for the next try
+        # not in ``into``: what came has a name that its sender chose
+        draft = into.with_name(f"{sha256}.draft")
         try:
-            self._publish(came, sha256, draft=into / "draft", admit=admit)
+            self._publish(came, sha256, draft=draft, admit=admit)
         finally:
             shutil.rmtree(into, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _incoming(self) -> Path:
+        """A folder of this user's on this node: the one of the last try, unless somebody else has
+        put one of that name there."""
+        name = f"{os.uname().nodename}-{os.getuid()}"
+        own = self.folder / INCOMING / name
+        with contextlib.suppress(FileExistsError):
+            own.mkdir(mode=0o700)
+        return own if is_own(own) else Path(tempfile.mkdtemp(suffix=f"-{name}", dir=own.parent))
 
     def _publish(
         self, came: Path, sha256: str, *, draft: Path, admit: Callable[[Path], None]
@@ -283,6 +317,8 @@ class Shelf:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         image, uses = draft / IMAGE, draft / USES
+        if not stat.S_ISREG(came.lstat().st_mode):
+            raise CaHpcError(f"what came for the image, {came}, is no file", hint="pull it again")
         came.replace(image)
         if (found := sha256_file(image)) != sha256:
             raise DigestMismatch(
@@ -293,23 +329,25 @@ class Shelf:
         uses.mkdir()
         image.chmod(_IMAGE)
         if self._shared:
-            uses.chmod(_STICKY)
+            uses.chmod(STICKY)
             if record_path(image).exists():
-                record_path(image).chmod(_READABLE)
-            draft.chmod(_ENTRY)
+                record_path(image).chmod(READABLE)
+            draft.chmod(ENTRY)
         try:
             draft.replace(self.folder / sha256)
         except OSError:
-            if not self.has(sha256):  # else another node brought it meanwhile
+            if not (self.folder / sha256).is_dir():
                 raise
+            # it was damaged, or another node brought it meanwhile; what is known of its uses stays
+            with contextlib.suppress(PermissionError):
+                for file in filter(Path.exists, (record_path(image), image)):
+                    file.replace(self.folder / sha256 / file.name)
 
     def _record(self, use: Use, uses: Path) -> None:
         """Or touch it, if it is there: when it was last asked for counts."""
         place = hashlib.sha256(use.runs.encode(errors="surrogateescape")).hexdigest()[:16]
         file = uses / f"{use.user}-{place}"
-        atomic.write_text(file, encode(use))
-        if self._shared:
-            file.chmod(_READABLE)
+        atomic.write_text(file, encode(use), mode=READABLE if self._shared else None)
 
 
 def _entry(file: Path, *, names: Iterable[str]) -> Entry | None:
@@ -322,7 +360,7 @@ def _entry(file: Path, *, names: Iterable[str]) -> Entry | None:
         sha256=file.parent.name,
         size_bytes=seen.st_size,
         added=added,
-        by=_user(seen.st_uid),
+        by=user_name(seen.st_uid),
         names=tuple(names),
     )
 
@@ -330,16 +368,30 @@ def _entry(file: Path, *, names: Iterable[str]) -> Entry | None:
 def read_use(file: Path) -> Use | None:
     """A use; None for a file that is none, or that may not be read."""
     try:
-        return decode(Use, file.read_text(encoding="utf-8"))
+        return decode(Use, _text(file))
     except (OSError, ValueError):
         return None
 
 
-def _user(uid: int) -> str:
+def _named(file: Path) -> str | None:
+    """The sha256 that a name stands for. All of a group put files there: None for what is no
+    name, or holds no sha256. Raises CaHpcError where that cannot be told."""
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:  # a directory service that does not answer
-        return str(uid)
+        text = _text(file).strip() if check_name(file.name) else ""
+    except (SpecError, ValueError, FileNotFoundError, PermissionError):
+        return None
+    except OSError as error:
+        raise CaHpcError(f"{file} cannot be read: {error.strerror}", hint="try again") from error
+    return text if _DIGEST.fullmatch(text) else None
+
+
+def _text(file: Path) -> str:
+    """Of a small file that anybody may have put there. Raises OSError, and ValueError for what is
+    no text and no plain file: a link, or a pipe, whose end may never come."""
+    if not stat.S_ISREG(file.lstat().st_mode):
+        raise ValueError(f"{file} is no file")
+    with file.open("rb") as stream:
+        return stream.read(_MOST_TEXT).decode()
 
 
 def _not_writable(folder: Path, error: OSError) -> CaHpcError:

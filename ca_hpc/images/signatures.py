@@ -28,9 +28,16 @@ PGP: Final = ".asc"
 
 
 class UntrustedImage(CaHpcError):
-    """An image is not signed, by none of the keys that are trusted, or not as it was signed."""
+    """An image is not signed, by none of the keys that are trusted, or not as it was signed.
+
+    ``why``: the predicate of the image.
+    """
 
     exit_code = ExitCode.DIGEST_MISMATCH
+
+    def __init__(self, image: Path | str, why: str, *, hint: str) -> None:
+        super().__init__(f"image {image} {why}", hint=hint)
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +107,13 @@ def check(image: Path, policy: Policy, *, run: Run) -> Signed | None:
     keys = ", ".join(str(key) for key in policy.keys)
     if last is Refusal.OTHER_KEY:
         raise UntrustedImage(
-            f"image {image} {last.value}; trusted is {keys}",
+            image,
+            f"{last.value}; trusted is {keys}",
             hint="get it from those who are trusted, or ask them to sign it: apptainer sign",
         )
     raise UntrustedImage(
-        f"image {image} {last.value}; it must be signed with {keys}",
+        image,
+        f"{last.value}; it must be signed with {keys}",
         hint="apptainer sign --key PRIVATE.pem IMAGE (it is another file then, with another sha256)"
         if last is Refusal.UNSIGNED
         else "do not use it; get it again from those who signed it",
@@ -127,8 +136,8 @@ def check_once(
     signed = check(image, policy, run=run)
     if (now := cached_sha256(image, cache=digests)) != sha256:
         raise UntrustedImage(
-            f"image {image} is sha256:{now}, recorded is sha256:{sha256}: it changed while it was "
-            "verified",
+            image,
+            f"is sha256:{now}, recorded is sha256:{sha256}: it changed while it was verified",
             hint="submit again when nobody writes to it",
         )
     remember(signed, sha256, memory=memory)

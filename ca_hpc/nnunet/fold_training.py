@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from ca_hpc.nnunet.calls import FoldCall, FoldOutcome
 from ca_hpc.nnunet.folders import set_folders
 from ca_hpc.nnunet.interruption import StopRequest
+from ca_hpc.nnunet.uncollected import uncollected
 
 
 def train_fold(
@@ -26,7 +27,8 @@ def train_fold(
     """
     with StopRequest() as stop:
         _set_environment(call)
-        from ca_hpc.nnunet.continuation import go_on
+        with uncollected():
+            from ca_hpc.nnunet.continuation import go_on
 
         return go_on(call, emit=emit, clock=clock, stop=stop)
 

@@ -13,6 +13,7 @@ from ca_hpc.nnunet.calls import PredictionCall
 from ca_hpc.nnunet.folders import set_folders
 from ca_hpc.nnunet.interruption import StopRequest
 from ca_hpc.nnunet.pace import Pace
+from ca_hpc.nnunet.uncollected import uncollected
 
 
 def predict_test_sets(
@@ -30,7 +31,8 @@ def predict_test_sets(
     """
     with StopRequest() as stop:
         _set_environment(call)
-        from ca_hpc.nnunet.ensemble import predict
+        with uncollected():
+            from ca_hpc.nnunet.ensemble import predict
 
         pace = Pace(clock=clock, ends_at_s=call.ends_at_s, stop=stop)
         return predict(call, emit=emit, pace=pace)

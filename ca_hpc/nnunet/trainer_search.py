@@ -18,6 +18,7 @@ from typing import Final
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.folders import TRAINERS_VARIABLE
+from ca_hpc.nnunet.uncollected import uncollected
 
 OWN_PACKAGE: Final = ("nnunetv2", "training", "nnUNetTrainer")
 
@@ -64,8 +65,9 @@ def resolve_trainer(name: str) -> type:
             f"({os.environ.get(TRAINERS_VARIABLE) or 'not set'}).",
             hint=f"Did you mean {', '.join(near)}?" if near else "Check the name.",
         )
-    found = _imported(places[0])
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    with uncollected():
+        found = _imported(places[0])
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
         raise CaHpcError(

@@ -36,6 +36,9 @@ def facts(
     yield "ca-hpc", pins.ca_hpc
     yield "submitted", pins.created
     yield "cluster", run.cluster.name
+    if (again := run.rerun) is not None:
+        yield "rerun of", f"{again.of.path}, sha256:{again.of.sha256}"
+        yield "allowed to differ from it", ", ".join(again.allowed) or "nothing"
     image = workflow.runtime.image
     yield "image", f"sha256:{image.sha256}" if image else "none (runtime: none)"
     yield "weights", ", ".join(_weights(run)) or "none"

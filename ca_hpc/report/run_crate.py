@@ -32,7 +32,8 @@ _PROFILES: Final[Mapping[str, str]] = {
 }
 # spelled out one by one: the profiles' own context would be a second thing to fetch
 _TERMS: Final = "https://w3id.org/ro/terms/workflow-run#"
-_USED_TERMS: Final = ("ContainerImage", "containerImage", "tag", "sha256")
+_USED_TERMS: Final = ("ContainerImage", "containerImage", "registry", "tag", "sha256")
+_ORAS: Final = "oras://"
 _STATUS: Final[Mapping[str, str]] = {
     "COMPLETED": "http://schema.org/CompletedActionStatus",
     "PENDING": "http://schema.org/PotentialActionStatus",
@@ -122,9 +123,14 @@ def _said(record: RunRecord) -> str:
     folds = sum(len(arm.folds) for arm in record.arms.values())
     return (
         f"Training of segmentation networks by ca-hpc {record.host.versions['ca-hpc']}: "
-        f"{record.cases} images of {record.people} people, {folds} trained folds, "
-        f"state {record.state}"
+        f"{_counted(record.cases, 'image', 'images')} of "
+        f"{_counted(record.people, 'person', 'people')}, "
+        f"{_counted(folds, 'trained fold', 'trained folds')}, state {record.state}"
     )
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _workflow(record: RunRecord, tasks: Sequence[_Task]) -> Iterator[Entity]:
@@ -151,14 +157,24 @@ def _file(file: File) -> Entity:
 
 def _elsewhere(record: RunRecord) -> Iterator[Entity]:
     if record.image is not None:
-        image, name = record.image, PurePosixPath(record.image.file.path).name
+        image = record.image
+        registry, name = _address(image)
         yield _entity(
             _image_id(image), "ContainerImage", name=name, sha256=image.file.sha256,
-            additionalType=_ref(_TERMS + "SIFImage"), tag=image.versions.get("ca-hpc"),
+            additionalType=_ref(_TERMS + "SIFImage"), registry=registry,
+            tag=f"sha256-{image.file.sha256}",  # as in images/registry.py
         )  # fmt: skip
     if record.weights is not None and record.weights.path.startswith("/"):
         name = f"weights sha256:{record.weights.sha256}"
         yield _entity(_id(record.weights), "CreativeWork", name=name, sha256=record.weights.sha256)
+
+
+def _address(image: Image) -> tuple[str | None, str]:
+    """Its registry, and its name there; else that of its file."""
+    if image.reference is None or not image.reference.startswith(_ORAS):
+        return None, PurePosixPath(image.file.path).name
+    host, _, name = image.reference.removeprefix(_ORAS).partition("/")
+    return host, name.partition("@")[0].partition(":")[0]
 
 
 def _image_id(image: Image) -> str:
@@ -258,14 +274,24 @@ def _of_tasks(record: RunRecord) -> Iterator[tuple[str, tuple[_Files, _Files]]]:
     """What tasks read and wrote, as far as the record has it."""
     trained: _Files = tuple(f.checkpoint for a in record.arms.values() for f in a.folds.values())
     plans: _Files = tuple(arm.plans for arm in record.arms.values())
-    yield "assemble", ((record.data,), (record.splits, record.test_sets))
+    results = {file.path: file for file in record.results}
+    reported: _Files = tuple(map(results.get, ("report.html", "evaluation/comparison.json")))
+    scores: _Files = tuple(
+        file
+        for path, file in results.items()
+        if path.startswith("evaluation/") and file not in reported
+    )
+    yield "assemble", ((record.data,), (record.splits, record.test_sets, results.get("data.html")))
     yield "preprocess", ((record.splits,), plans)
-    yield "evaluate", (trained, record.results)
+    yield "evaluate", (trained, scores)
+    yield "report", (scores, reported)
     for name, arm in record.arms.items():
         for number, fold in arm.folds.items():
             if number.isdigit():
                 read = (arm.plans, record.splits, record.weights, *record.trainers)
-                yield training_id(name, int(number)), (read, (fold.checkpoint,))
+                own_scores = PurePosixPath(fold.checkpoint.path).parent / "validation/summary.json"
+                made = (fold.checkpoint, results.get(str(own_scores)))
+                yield training_id(name, int(number)), (read, made)
         own: _Files = tuple(fold.checkpoint for fold in arm.folds.values())
         yield prediction_id(name), ((record.test_sets, *own), ())
 

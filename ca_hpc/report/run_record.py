@@ -21,7 +21,6 @@ from ca_hpc.core.run_record import (
     File,
     Fold,
     Image,
-    Rerun,
     RunRecord,
     Settings,
     Software,
@@ -78,7 +77,7 @@ def compose(run: RunFolder) -> RunRecord:
             attempts=tuple(_attempts(run)),
             results=tuple(_results(run)),
             warnings=pins.warnings,
-            rerun=_record(run, Rerun, "rerun.json"),
+            rerun=run.rerun,
         )
     except OSError as error:
         raise CaHpcError(

@@ -6,52 +6,78 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+from ca_hpc.core.codec import convert, decode
 from ca_hpc.errors import CaHpcError
 from ca_hpc.report.model import CaseScore, Comparison
 from ca_hpc.store import atomic
 
 FOLDER = "evaluation"
+FILE = "scores.json"
+#: what each number can be; NaN, of what is not defined, too
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "dice": (0, 1),
+    "precision": (0, 1),
+    "sensitivity": (0, 1),
+    "relative_volume_difference": (-1, 1e12),  # an image has fewer voxels
+}
 
 
 def write_scores(scores: Sequence[CaseScore], run_folder: Path) -> None:
-    """``evaluation/scores.json`` and ``.csv``. NaN becomes null: JSON has no word for it."""
+    """``evaluation/scores.json`` and ``.csv``."""
     folder = run_folder / FOLDER
     folder.mkdir(exist_ok=True)
-    rows = [asdict(score) for score in scores]
-    plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
-    atomic.write_text(folder / "scores.json", json.dumps(plain, indent=1) + "\n")
+    atomic.write_text(folder / FILE, scores_text(scores))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, [f.name for f in fields(CaseScore)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(plain)
+    writer.writerows(_plain(score) for score in scores)
     atomic.write_text(folder / "scores.csv", stream.getvalue())
+
+
+def scores_text(scores: Sequence[CaseScore]) -> str:
+    """Scores as JSON. NaN becomes null: JSON has no word for it."""
+    return json.dumps([_plain(score) for score in scores], indent=1) + "\n"
 
 
 def read_scores(run_folder: Path) -> tuple[CaseScore, ...]:
     """What ``write_scores`` wrote; empty before the evaluation. Raises CaHpcError."""
-    file = run_folder / FOLDER / "scores.json"
+    file = run_folder / FOLDER / FILE
     if not file.is_file():
         return ()
-    numbers = {f.name for f in fields(CaseScore) if f.type == "float"}
-    missing = dict.fromkeys(numbers, math.nan)
     try:
-        rows: list[dict[str, Any]] = json.loads(file.read_text())
-        return tuple(
-            CaseScore(
-                **missing | {k: v for k, v in row.items() if v is not None or k not in numbers}
-            )
-            for row in rows
-        )
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return scores_of(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CaHpcError(
             f"{file} cannot be read: {error}",
             hint="it is damaged; the folds' own predictions and summaries are below results/",
         ) from error
+
+
+def scores_of(text: str) -> tuple[CaseScore, ...]:
+    """Read back what ``scores_text`` wrote. Raises ValueError for what no evaluation can say."""
+    rows = decode(list[dict[str, float | int | str | None]], text)
+    undefined = dict.fromkeys(RANGES, math.nan)
+    plain = [
+        {**undefined, **{k: v for k, v in row.items() if v is not None or k not in RANGES}}
+        for row in rows
+    ]
+    found = convert(tuple[CaseScore, ...], plain)
+    if (problem := next(_problems(found), None)) is not None:
+        raise ValueError(problem)
+    return found
+
+
+def _problems(scores: Sequence[CaseScore]) -> Iterator[str]:
+    for position, score in enumerate(scores):
+        for name, (least, most) in RANGES.items():
+            value: float = getattr(score, name)
+            if not (math.isnan(value) or least <= value <= most):
+                yield f"{name} of score {position + 1} is {value:g}"
 
 
 def write_comparison(
@@ -78,5 +104,7 @@ def read_summary(run_folder: Path) -> tuple[str, ...]:
         ) from error
 
 
-def _plain(value: object) -> object:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _plain(score: CaseScore) -> dict[str, object]:
+    """A line of a table; None for NaN."""
+    values = asdict(score).items()
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values}

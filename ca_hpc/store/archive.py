@@ -30,6 +30,7 @@ from ca_hpc.store.sealed_tar import (
     read_head,
     text_problems,
 )
+from ca_hpc.store.shared import ENTRY, READABLE, is_own, is_shared, make, not_writable, owner
 
 MANIFEST: Final = "ca-hpc-archive.json"
 FORMAT: Final = 1
@@ -93,19 +94,35 @@ class Archive(SealedTar):
     def unpack(self, members: Iterable[str], *, into: Path, cache: DigestCache) -> None:
         """Lay members below ``into``, each whole or not at all; what is there is not made again.
 
-        Raises CaHpcError, DigestMismatch where a member is another one, and OSError.
+        As shared as the folder that ``into`` is in. Raises CaHpcError, DigestMismatch where a
+        member is another one.
         """
-        for name in members:
-            target = into / name
-            if target.is_file() and cache.sealed(target).sha256 == self.member(name).sha256:
-                continue
-            draft = into / f".unpacking-{uuid.uuid4().hex}"
-            try:
-                taken = self.take(name, draft)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                taken.replace(target)
-            finally:
-                _remove(draft, name)
+        try:
+            for name in members:
+                target = into / name
+                if target.is_file() and cache.sealed(target).sha256 == self.member(name).sha256:
+                    continue
+                self._lay(name, into=into, shared=is_shared(into.parent))
+        except OSError as error:
+            raise not_writable(into, error) from error
+
+    def _lay(self, name: str, *, into: Path, shared: bool) -> None:
+        make(into, shared=shared, mode=ENTRY)
+        if shared and not is_own(into):
+            raise CaHpcError(
+                f"{into} is somebody else's, and has no {name} as it is in {self.path}",
+                hint=f"let {owner(into)} rerun it first, or remove that folder",
+            )
+        draft = into / f".unpacking-{uuid.uuid4().hex}"
+        try:
+            taken = self.take(name, draft)
+            for folder in reversed(Path(name).parents[:-1]):
+                make(into / folder, shared=shared, mode=ENTRY)
+            if shared:
+                taken.chmod(READABLE)
+            taken.replace(into / name)
+        finally:
+            _remove(draft, name)
 
 
 def is_archive(path: Path) -> bool:

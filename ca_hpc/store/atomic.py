@@ -7,8 +7,8 @@ import uuid
 from pathlib import Path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8) in one step; permissions follow the umask.
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) in one step; permissions: ``mode``, else by the umask.
 
     Raises OSError, and then leaves ``path`` as it was.
     """
@@ -18,6 +18,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         with part.open("x", encoding="utf-8") as stream:
             stream.write(text)
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)

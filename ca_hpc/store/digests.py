@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.sealed import Identity, Sealed, Seals
+from ca_hpc.errors import CaHpcError
 from ca_hpc.store import atomic
 
 _CHUNK: Final = 1 << 20
+_FRESH_NS: Final = 2_000_000_000  # at least the longest time that a time stamp stands for
 
 
 def sha256_file(path: Path, *, progress: Callable[[int], None] | None = None) -> str:
@@ -77,13 +80,13 @@ class DigestCache:
 
     def sealed(self, path: Path, *, digest: Callable[[Path], str] = sha256_file) -> Sealed:
         """The file as it is now; ``digest`` reads it if nothing is known. Raises OSError."""
-        identity, place = identity_of(path), str(path.absolute())
+        place = str(path.absolute())
         known = self._known.get(place)
-        if known is not None and known.identity == identity:
+        if known is not None and known.identity == identity_of(path):
             return known
-        found = Sealed(place, digest(path), identity)
+        found = sealed_now(path, name=place, digest=digest)
         # what changed while it was read has no digest worth keeping
-        if identity_of(path) == identity:
+        if identity_of(path) == found.identity:
             self._known[place] = self._new[place] = found
         return found
 
@@ -92,7 +95,7 @@ class DigestCache:
         if not self._new:
             return
         entries = {**_read(self._file), **self._new}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, CaHpcError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_text(self._file, encode(Seals(tuple(entries.values()))))
         self._new = {}
@@ -102,6 +105,26 @@ def identity_of(path: Path) -> Identity:
     """What a file is known by without reading it, links followed. Raises OSError."""
     seen = path.stat()
     return Identity(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
+
+
+def sealed_now(path: Path, *, name: str, digest: Callable[[Path], str] = sha256_file) -> Sealed:
+    """A file as ``digest`` reads it, under ``name``. Whoever changes it meanwhile or later, changes
+    its identity, too.
+
+    So the identity is from before the reading, and a file that was changed a moment ago, and could
+    be so again within the same time stamp, is read when that is over. Raises OSError.
+    """
+    identity = identity_of(path)
+    if time.time_ns() - identity.ctime_ns < _FRESH_NS:  # by the file server's clock, perhaps
+        time.sleep(_granule_s(identity.ctime_ns))
+    return Sealed(name, digest(path), identity)
+
+
+def _granule_s(ctime_ns: int) -> float:
+    """How far apart two changes are at most that have the same ctime."""
+    if ctime_ns % 1_000_000_000 == 0:  # whole seconds: ext4 with small inodes, Lustre
+        return 2.0
+    return 0.02  # kernels take the time of their last tick, which is 10 ms ago at most
 
 
 def _read(cache: Path) -> dict[str, Sealed]:

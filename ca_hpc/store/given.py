@@ -22,11 +22,10 @@ from ca_hpc.core.splits import Division
 from ca_hpc.errors import CaHpcError
 from ca_hpc.store import atomic
 from ca_hpc.store.digests import DigestCache
-from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.run_folder import RERUN, RunFolder
 from ca_hpc.store.seal import SEALS, read_seals, refuse_changed, seal, write_seals
 
 FOLDER: Final = "given"
-RERUN: Final = "rerun.json"
 SPLITS: Final = "splits.json"
 TEST_SETS: Final = "test_sets.json"
 PLANS: Final = "plans"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,9 +27,11 @@ def held(
 
     A POSIX lock: it works across the nodes of a network file system (NFS 4, Lustre with
     ``flock``) and ends with its process. The file stays, since deleting it would let a third
-    process lock another file of the same name. Raises OSError.
+    process lock another file of the same name. Raises OSError, for a link too: in a folder that
+    others write to, it could lead to any file.
     """
-    with path.open("a") as stream:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o666), "r+") as stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

@@ -40,6 +40,7 @@ from ca_hpc.core.record import (
     current_jobs,
     job_name,
 )
+from ca_hpc.core.run_record import Rerun
 from ca_hpc.errors import CaHpcError
 from ca_hpc.store import atomic
 
@@ -48,7 +49,9 @@ if TYPE_CHECKING:  # with pydantic behind them: a worker starts without
     from ca_hpc.core.spec import JobSpec
 
 T = TypeVar("T")
+RERUN = "rerun.json"
 _ATTEMPT = re.compile(r"^(\d{4})-")
+_PLANS = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,17 @@ class RunFolder:
     @property
     def arm_plans(self) -> Mapping[str, str]:
         """nnU-Net's plans name of each arm, known after the preprocess stage."""
-        return self._read(dict[str, str], "arms.json")
+        found = self._read(dict[str, str], "arms.json")
+        for name in (*found, *found.values()):
+            if not _PLANS.fullmatch(name):  # they become parts of paths
+                why = ValueError(f"{name[:80]!r} is no name of plans or of an arm")
+                raise self._damaged("arms.json", why)
+        return found
+
+    @property
+    def rerun(self) -> Rerun | None:
+        """Of which run this is one, and what was allowed to differ; None: it is a first run."""
+        return self._read(Rerun, RERUN) if self.file(RERUN).is_file() else None
 
     def local_state(self, kind: type[T]) -> T:
         """The local executor's state."""
@@ -354,6 +367,16 @@ class RunFolder:
         """Published folds of an arm: (fold, folder)."""
         for folder in sorted(self.results(arm).glob("*/*__*__*/fold_*")):
             yield folder.name.removeprefix("fold_"), folder
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """``path``, if it lies in ``folder``. Raises CaHpcError for a link that leads out of it."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CaHpcError(
+            f"{path} is not in {folder}: a link leads to {path.resolve()}",
+            hint="put the file itself there, if it belongs to the run",
+        )
+    return path
 
 
 def _not_writable(parent: Path, error: OSError) -> CaHpcError:

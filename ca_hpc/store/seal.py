@@ -14,7 +14,7 @@ from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.sealed import Sealed, Seals
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.store import atomic
-from ca_hpc.store.digests import DigestCache, identity_of, sha256_file
+from ca_hpc.store.digests import DigestCache, identity_of, sealed_now, sha256_file
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,8 +29,7 @@ _HINT: Final = "put back what was recorded, then: ca-hpc retry RUN; or submit th
 
 def seal(folder: Path, names: Iterable[str]) -> Seals:
     """Files of ``folder`` as they are now, by their names: the folder may move. Raises OSError."""
-    files = [(name, folder / name) for name in names]
-    return Seals(tuple(Sealed(name, sha256_file(f), identity_of(f)) for name, f in files))
+    return Seals(tuple(sealed_now(folder / name, name=name) for name in names))
 
 
 def write_seals(file: Path, seals: Seals) -> None:

@@ -191,7 +191,7 @@ def read_head(
     if manifest.format != kind.format:
         raise CaHpcError(
             f"{path} is {kind.word} of format {manifest.format}, this ca-hpc reads {kind.format}",
-            hint=f"it was written by ca-hpc {manifest.ca_hpc}: use that version",
+            hint=f"it was written by ca-hpc {short(manifest.ca_hpc)}: use that version",
         )
     if problem := next(problems(manifest), None):
         raise not_ours(path, kind, problem)

@@ -11,6 +11,12 @@ from ca_hpc.errors import CaHpcError
 FOLDERS: Final = ("configs", "containers", "jobs")
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
+INSTALLED: Final = PACKAGE / "_shipped"
+
+
+def is_installed() -> bool:
+    """Whether this package was installed, and does not run from a checkout."""
+    return INSTALLED.is_dir()
 
 
 def shipped(*parts: str) -> Path:
@@ -19,8 +25,7 @@ def shipped(*parts: str) -> Path:
     An installed package holds them in ``_shipped``; in a checkout they lie beside it. Raises
     :class:`CaHpcError` if there is none.
     """
-    installed = PACKAGE / "_shipped"
-    place = (installed if installed.is_dir() else PACKAGE.parent).joinpath(*parts)
+    place = (INSTALLED if is_installed() else PACKAGE.parent).joinpath(*parts)
     if not place.exists():
         raise CaHpcError(f"{place} is missing", hint="install ca-hpc again")
     return place

@@ -1,4 +1,4 @@
-"""Where in a SIF its file system lies.
+"""What lies where in a SIF.
 
 Layout: https://github.com/apptainer/sif, pkg/sif/sif.go (version 01, little-endian, packed).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -14,15 +15,17 @@ from typing import BinaryIO, Final
 from ca_hpc.errors import CaHpcError
 
 MAGIC: Final = b"SIF_MAGIC\0"
-# launch script, magic, version, architecture, id, created, modified; descriptors: free, total,
+# launch script, magic, version, architecture, id; created, modified; descriptors: free, total,
 # offset, bytes; data: offset, bytes
-_HEADER: Final = struct.Struct("<32s10s3s3s16sqqqqqqqq")
-# type, used, id, group, link, offset, bytes; then padded size, times, owner, name; then, for a
-# partition, file system and role
-_DESCRIPTOR: Final = struct.Struct("<i?IIIqq168xii376x")
-_PARTITION: Final = 0x4004
+HEADER: Final = struct.Struct("<32s10s3s3s16sqqqqqqqq")
+# type, used, id, group, link, offset, bytes; padded size, created, modified, owner, name; then, for
+# a partition, file system and role
+DESCRIPTOR: Final = struct.Struct("<i?IIIqq8x8xq144xii376x")
+PARTITION: Final = 0x4004
+SIGNATURE: Final = 0x4005
 _PRIMARY_SYSTEM: Final = 2
 _SQUASHFS: Final = 1
+_HEAD_BYTES: Final = 1 << 20  # at most, by far; Apptainer's tables take 28 kB
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,19 @@ class Partition:
     squashfs: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A row of the table that is in use, at byte ``row``. ``modified``: seconds since the epoch."""
+
+    row: int
+    kind: int
+    offset: int
+    size: int
+    modified: int
+    filesystem: int
+    role: int
+
+
 def system_partition(sif: Path) -> Partition:
     """The partition that ``apptainer exec`` runs.
 
@@ -41,33 +57,42 @@ def system_partition(sif: Path) -> Partition:
     """
     try:
         with sif.open("rb") as stream:
-            return _read(stream, sif)
+            length = os.fstat(stream.fileno()).st_size
+            parts = read_parts(stream, sif)
     except OSError as error:
         raise CaHpcError(f"{sif}: {error.strerror}") from error
+    for part in parts:
+        if part.kind == PARTITION and part.role == _PRIMARY_SYSTEM:
+            if length < part.offset + part.size:
+                raise _cut_off(sif, length=length, wanted=part.offset + part.size)
+            return Partition(part.offset, part.size, squashfs=part.filesystem == _SQUASHFS)
+    raise CaHpcError(f"{sif} has no system partition", hint="build it again: ca-hpc image build")
 
 
-def _read(stream: BinaryIO, sif: Path) -> Partition:
+def read_parts(stream: BinaryIO, sif: Path) -> tuple[Part, ...]:
+    """What a SIF consists of. Raises CaHpcError as :func:`system_partition`, and OSError."""
     length = os.fstat(stream.fileno()).st_size
-    start = stream.read(_HEADER.size)
+    start = stream.read(HEADER.size)
     if start[32:42] != MAGIC:
         raise CaHpcError(f"{sif} is not a SIF", hint="build an image: ca-hpc image build")
-    if len(start) < _HEADER.size:
-        raise _cut_off(sif, length=length, wanted=_HEADER.size)
-    *_, total, table, table_size, data, data_size = _HEADER.unpack(start)
-    wanted = max(table + table_size, data + data_size)
+    if len(start) < HEADER.size:
+        raise _cut_off(sif, length=length, wanted=HEADER.size)
+    *_, table, table_size, data, data_size = HEADER.unpack(start)
+    ordered = 0 <= table <= table + table_size <= data <= data + data_size
+    if not ordered or data > _HEAD_BYTES:
+        raise CaHpcError(f"{sif} has a damaged header", hint="copy or build the image again")
+    wanted = data + data_size
     if length < wanted:
         raise _cut_off(sif, length=length, wanted=wanted)
     stream.seek(table)
-    for _ in range(total):
-        entry = stream.read(_DESCRIPTOR.size)
-        if len(entry) < _DESCRIPTOR.size:
-            break
-        kind, used, _, _, _, offset, size, filesystem, role = _DESCRIPTOR.unpack(entry)
-        if used and kind == _PARTITION and role == _PRIMARY_SYSTEM:
-            if length < offset + size:
-                raise _cut_off(sif, length=length, wanted=offset + size)
-            return Partition(offset, size, squashfs=filesystem == _SQUASHFS)
-    raise CaHpcError(f"{sif} has no system partition", hint="build it again: ca-hpc image build")
+    return tuple(_parts(stream.read(table_size), table=table))
+
+
+def _parts(rows: bytes, *, table: int) -> Iterator[Part]:
+    for place in range(0, len(rows) - DESCRIPTOR.size + 1, DESCRIPTOR.size):
+        kind, used, _, _, _, *numbers = DESCRIPTOR.unpack_from(rows, place)
+        if used:
+            yield Part(table + place, kind, *numbers)
 
 
 def _cut_off(sif: Path, *, length: int, wanted: int) -> CaHpcError:

@@ -64,10 +64,13 @@ def cuda_of_torch() -> str | None:
 
 
 def commit_here(*, run: Run = processes.run) -> str | None:
-    """The commit of the checkout that this package runs from, ``-dirty`` where files have changed.
+    """The commit of the checkout that this package runs from or was installed from, ``-dirty``
+    where files had changed.
 
-    None for an installed package, and where git cannot say.
+    None where git cannot say, and for a package that was not installed from a checkout.
     """
+    with contextlib.suppress(OSError, ValueError):  # written by setup.py
+        return (PACKAGE / "_shipped" / "commit").read_text(encoding="ascii").strip() or None
     if not (PACKAGE.parent / ".git").exists():
         return None
     git = ("git", "--no-optional-locks", "-C", str(PACKAGE.parent))

@@ -22,9 +22,11 @@ from ca_hpc.store.lock import held
 from ca_hpc.transfers.partial_file import Part, shown
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, RequestException, Response, Session
+    from requests import PreparedRequest, RequestException, Response
 
-__all__ = ["ELSEWHERE", "Patience", "fetch", "shown"]
+    from ca_hpc.transfers.session import WarySession
+
+__all__ = ["ELSEWHERE", "Patience", "content_length", "fetch", "shown"]
 
 #: told the bytes that are there and, where the server says so, how many there will be
 Progress: TypeAlias = Callable[[int, "int | None"], None]
@@ -79,8 +81,8 @@ def fetch(
     ``REQUESTS_CA_BUNDLE``). A download that broke off leaves ``NAME.part``, from which the next
     call goes on, in this process or another. One process at a time writes a file; ``waiting`` is
     called when another one does. ``auth`` is for servers that ask for a login; without it
-    ``~/.netrc`` is asked. Raises CaHpcError, and DigestMismatch where the file is not the expected
-    one; then it is removed.
+    ``~/.netrc`` is asked, for the host of ``url`` alone. Raises CaHpcError, and DigestMismatch
+    where the file is not the expected one; then it is removed.
     """
     _check_address(url)
     into.mkdir(parents=True, exist_ok=True)
@@ -128,10 +130,10 @@ def _download(
     sleep: Callable[[float], None],
 ) -> str | None:
     """Complete ``part``. Returns the file's name where the server gives one."""
-    import requests
+    from ca_hpc.transfers.session import WarySession
 
     failures, furthest = 0, part.size
-    with requests.Session() as session:
+    with WarySession() as session:
         session.auth = auth
         while True:
             try:
@@ -149,7 +151,7 @@ def _download(
             sleep(patience.pause_s * 2**failures)
 
 
-def _try(session: Session, part: Part, *, progress: Progress, patience: Patience) -> str | None:
+def _try(session: WarySession, part: Part, *, progress: Progress, patience: Patience) -> str | None:
     from requests import RequestException
 
     offset, validator = part.resumable()
@@ -160,7 +162,6 @@ def _try(session: Session, part: Part, *, progress: Progress, patience: Patience
         with session.get(
             part.source,
             headers=headers,
-            stream=True,
             timeout=(patience.connect_s, patience.silence_s),
         ) as response:
             _check_status(response, part)
@@ -168,6 +169,12 @@ def _try(session: Session, part: Part, *, progress: Progress, patience: Patience
             return _given_name(response)
     except RequestException as error:
         raise _explained(error, part.source) from error
+    except ValueError as error:  # of requests or below it; the text may hold what was sent
+        raise CaHpcError(
+            f"{shown(part.source)}: {_host(part.source)} answers what cannot be understood "
+            f"({type(error).__name__})",
+            hint=ELSEWHERE,
+        ) from error
 
 
 def _check_status(response: Response, part: Part) -> None:
@@ -219,13 +226,19 @@ def _extent(response: Response) -> tuple[int, int | None]:
     """The first byte that the answer holds, and the size of the file where it is told."""
     if response.status_code == 206:
         told = re.fullmatch(
-            r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+            r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)",
+            response.headers.get("Content-Range", "").strip(),
         )
         if told is None:
             raise _Passing("sent a part without saying which")
         return int(told[1]), None if told[2] == "*" else int(told[2])
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else None
+    return 0, content_length(response.headers)
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Bytes to come, where that is told in a number of any use."""
+    told = headers.get("Content-Length", "")
+    return int(told) if re.fullmatch(r"[0-9]{1,18}", told) else None
 
 
 def _validator(response: Response) -> str | None:
@@ -267,6 +280,8 @@ def _explained(error: RequestException, url: str) -> Exception:
     from requests import exceptions as of
     from urllib3.exceptions import NameResolutionError
 
+    from ca_hpc.transfers.session import Misconduct
+
     cause = getattr(error.args[0] if error.args else None, "reason", None)
     host = _host(url)
     if isinstance(cause, NameResolutionError):
@@ -275,6 +290,8 @@ def _explained(error: RequestException, url: str) -> Exception:
             hint="check the name; where only a proxy leads out, set HTTPS_PROXY; on a node without "
             f"internet, {ELSEWHERE}",
         )
+    if isinstance(error, Misconduct):
+        return CaHpcError(f"{shown(url)}: {host} {error}", hint=ELSEWHERE)
     if isinstance(error, of.SSLError):
         return CaHpcError(
             f"{shown(url)}: the certificate of {host} cannot be verified",

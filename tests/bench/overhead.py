@@ -12,14 +12,23 @@ import sys
 import time
 from pathlib import Path
 
+from ca_hpc import __version__
+from ca_hpc.actions import stages
+from ca_hpc.actions.job_data import silent
 from ca_hpc.core.model import Element, Resources, Runtime, Stage, Task, Workflow
-from ca_hpc.executors import slurm
+from ca_hpc.core.record import Pins
+from ca_hpc.executors.placing import PATIENCE_S
 from ca_hpc.store.run_folder import RunFolder
 from tests.bench.pairs import compare
 
 TASKS = 5
 TRIVIAL = "platform"  # a module of the standard library that prints a line and ends
-OPTIONS = {"mem": "100M", "cpus-per-task": 1, "time": "00:05:00", "partition": "long"}
+OPTIONS: dict[str, str | int | bool] = {
+    "mem": "100M",
+    "cpus-per-task": 1,
+    "time": "00:05:00",
+    "partition": "long",
+}
 PAIRS = 11
 
 
@@ -28,9 +37,8 @@ def measure(folder: Path) -> None:
 
     def ours() -> None:
         run = _run_folder(folder / f"ours-{next(numbers)}")
-        flow = run.workflow
-        slurm.submit(flow.stages[0], flow, job_name="bench", after=())
-        _wait(lambda: sum(run.result(task.id) is not None for task in flow.tasks))
+        stages.submit_stages(run, say=silent, patience_s=PATIENCE_S, sleep=time.sleep)
+        _wait(lambda: sum(run.result(task.id) is not None for task in run.workflow.tasks))
 
     def by_hand() -> None:
         here = folder / f"hand-{next(numbers)}"
@@ -75,6 +83,7 @@ def _run_folder(path: Path) -> RunFolder:
         at_once=TASKS,
     )
     runtime = Runtime("none", python=sys.executable)
+    run.write("pins.json", Pins(__version__, token="bench", created="", weights=None))
     run.write(
         "workflow.json",
         Workflow(

@@ -1,4 +1,4 @@
-"""Interleaved pairs: A B A B …, so that a machine whose speed drifts treats both alike."""
+"""Interleaved pairs: A B B A A B …, so that a machine whose speed drifts treats both alike."""
 
 from __future__ import annotations
 
@@ -20,9 +20,21 @@ def compare(
     name: str, ours: Timed, baseline: Timed, *, pairs: int, what: str, target: str = ""
 ) -> None:
     """Time both in turn and print what ``tell`` prints."""
-    ours(), baseline()  # warm caches; not counted
-    times = [(seconds(ours), seconds(baseline)) for _ in range(pairs)]
-    tell(name, times, what=what, target=target)
+    for work in (ours, baseline):  # warm caches; not counted
+        work()
+    tell(name, in_turn(ours, baseline, pairs=pairs), what=what, target=target)
+
+
+def in_turn(ours: Timed, baseline: Timed, *, pairs: int) -> list[tuple[float, float]]:
+    """Seconds of either, pair by pair; who begins changes from pair to pair."""
+    times = []
+    for number in range(pairs):
+        if number % 2:
+            other = seconds(baseline)
+            times.append((seconds(ours), other))
+        else:
+            times.append((seconds(ours), seconds(baseline)))
+    return times
 
 
 def tell(name: str, times: Sequence[tuple[float, float]], *, what: str, target: str = "") -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import true_sized
 from tests.integration.jobs import HpcUser, Site
 from tests.integration.watched import Scene, own_image
 from tests.lab import apptainer as apptainer_lab
@@ -24,19 +23,13 @@ from tests.lab import slurm as slurm_lab
 from tests.lab.cluster import Cluster, Tracking, Traits
 from tests.lab.controls import has_cgroups
 from tests.lab.host import host_python as make_host_python
-from tests.lab.machine import DEFAULT_USER, LOGIN_PATH, ordinary_user, run
-from tests.lab.places import CHECKOUT, LOGS, SECOND, SPARE, cache_root
+from tests.lab.image import built_image
+from tests.lab.machine import DEFAULT_USER, LOGIN_PATH, LabError, ordinary_user
+from tests.lab.places import CHECKOUT, SECOND, SPARE, cache_root
 
 USER = os.environ.get("CA_HPC_TEST_USER", DEFAULT_USER)
 SEED = "CA_HPC_TEST_SEED"
 FAILED = pytest.StashKey[bool]()
-
-
-def image_build_argv(image: Path, *, store: Path, weights: Path) -> tuple[str, ...]:
-    """The only place that knows how an image is built from the command line."""
-    program = Path(sys.executable).with_name("ca-hpc")
-    options = ("--cpu", "--store", str(store), "--weights", str(weights))
-    return (str(program), "image", "build", str(image), *options)
 
 
 @pytest.fixture(scope="session")
@@ -154,26 +147,16 @@ def host_python(hpc_user: HpcUser) -> Path:
 
 @pytest.fixture(scope="session")
 def weights() -> Path:
-    """A checkpoint of the true shape of the contrast-agnostic model v2.x, from a fixed seed."""
-    file = cache_root() / "contrast_agnostic_nnunet_compatible.pth"
-    write_checkpoint(file, model="contrast-agnostic-v2")
-    return file
+    return true_sized(cache_root())
 
 
 @pytest.fixture(scope="session")
 def image(apptainer: str, weights: Path) -> Path:
     """The SIF of this checkout with the weights; its base is kept between sessions."""
-    sif = cache_root() / "ca-hpc-test.sif"
-    argv = image_build_argv(sif, store=cache_root() / "images", weights=weights)
-    done = run(argv, timeout=3600)
-    LOGS.mkdir(parents=True, exist_ok=True)
-    log = LOGS / "image-build.log"
-    log.write_text(done.stdout + done.stderr)
-    if done.returncode:
-        pytest.fail(f"image build: exit status {done.returncode}, see {log}\n{done.stderr[-3000:]}")
-    for file in (sif, Path(f"{sif}.json")):  # built by root, for root and its group
-        file.chmod(0o644)
-    return sif
+    try:
+        return built_image(cache_root(), weights=weights)
+    except LabError as error:
+        pytest.fail(str(error))
 
 
 @pytest.fixture(scope="session")

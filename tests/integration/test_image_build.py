@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from ca_hpc.images import recipes
 from ca_hpc.images.record import ImageInfo, read_image
-from tests.integration.conftest import image_build_argv
+from ca_hpc.store.sif import system_partition
 from tests.kept_venv import kept_venv
+from tests.lab.image import image_build_argv
 from tests.lab.machine import must, run
 from tests.lab.places import CHECKOUT, cache_root
 
@@ -75,6 +77,20 @@ def test_the_image_says_what_it_holds(image: Path, recorded: ImageInfo, work: Pa
     assert {label.partition(" ")[0] for label, files in bare.items() if not files} == {
         *("argparse", "linecache2", "traceback2", "unittest2")
     }
+
+
+def test_whoever_builds_dev_is_empty(image: Path) -> None:
+    start = str(system_partition(image).offset)
+    listed = must(("unsquashfs", "-offset", start, "-l", image, "dev")).splitlines()
+    assert [row for row in listed if "squashfs-root/dev" in row] == ["squashfs-root/dev"]
+
+
+def test_what_it_was_made_from_is_known_without_its_record(image: Path, work: Path) -> None:
+    alone = work / "alone.sif"
+    alone.symlink_to(image)
+    contents = read_image(alone).contents
+    assert contents.recipe_sha256 == recipes.package().sha256
+    assert contents.base_content_sha256 is not None
 
 
 def test_labels_name_versions_commit_and_weights_but_no_mirror_and_no_time(

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +17,10 @@ import pytest
 from ca_hpc.errors import CaHpcError
 from ca_hpc.images.collect import collect
 from ca_hpc.images.shelf import Shelf, Use
+from ca_hpc.store.archive import CASES, CLUSTER, KIND, RECORD, SPEC, Archive, Manifest
+from ca_hpc.store.digests import DigestCache
+from ca_hpc.store.sealed_tar_writer import Content, write_sealed
+from ca_hpc.store.shared import folder_of
 
 T = TypeVar("T")
 
@@ -86,7 +90,7 @@ def ask(root: Path) -> Path:
     return Shelf(root).ensure(SHA256, use=use, bring=bring, waiting=lambda: None)
 
 
-def gone(root: Path) -> list[tuple[str | None, bool]]:
+def gone(root: Path) -> list[tuple[tuple[str, ...], bool]]:
     outcomes = collect(Shelf(root), now=time.time() + LATER, delete=True)
     return [(outcome.kept, outcome.removed) for outcome in outcomes]
 
@@ -122,11 +126,11 @@ def test_nobody_but_who_added_it_changes_or_removes_an_image(root: Path) -> None
 def test_who_added_it_removes_it_with_the_uses_of_others(root: Path) -> None:
     file = as_user(ADDED, lambda: add(root))
     as_user(OTHER, lambda: ask(root))
-    (root.parent / "runs").mkdir()
+    (root.parent / "runs/another-001").mkdir(parents=True)
     ((kept, removed),) = as_user(OTHER, lambda: gone(root))
     assert "added it, and may remove it" in str(kept) and not removed
     assert file.exists()
-    assert as_user(ADDED, lambda: gone(root)) == [(None, True)]
+    assert as_user(ADDED, lambda: gone(root)) == [((), True)]
     assert not file.parent.exists() and not list((root / "images").glob(".removing-*"))
     assert as_user(OTHER, lambda: add(root)) == file  # and anybody brings it back
 
@@ -142,6 +146,103 @@ def test_a_part_that_another_left_is_in_nobody_s_way(root: Path) -> None:
     with pytest.raises(RuntimeError, match="cut off"):
         as_user(ADDED, break_off)
     assert as_user(OTHER, lambda: add(root)).read_bytes() == CONTENT
+
+
+def test_what_one_laid_ready_for_another_s_image_is_not_written_to(root: Path) -> None:
+    """Links where another's command is going to write."""
+    victim = root.parent / "victim"
+    victim.write_text("precious")
+    os.chown(victim, OTHER, -1)
+
+    def lay() -> None:
+        own = root / "images/.incoming" / f"{os.uname().nodename}-{OTHER}"
+        (own / SHA256).mkdir(parents=True)
+        (own / SHA256 / "came").symlink_to(victim)
+        for folder in (own, own / SHA256):
+            folder.chmod(0o777)
+
+    as_user(ADDED, lambda: add(root))
+    shutil.rmtree(root / "images" / SHA256)
+    as_user(ADDED, lay)
+    file = as_user(OTHER, lambda: add(root))
+    assert victim.read_text() == "precious"
+    assert not file.is_symlink() and file.stat().st_uid == OTHER
+
+
+def test_names_are_taken_away_by_who_gave_them_and_by_the_owner_of_the_store(root: Path) -> None:
+    as_user(ADDED, lambda: add(root))  # owns images/ and names/
+    as_user(OTHER, lambda: Shelf(root).give_name("theirs", SHA256))
+    as_user(ADDED, lambda: Shelf(root).give_name("ours", SHA256))
+    with pytest.raises(RuntimeError, match=f"ask {ADDED}"):
+        as_user(OTHER, lambda: unname(root, "ours"))
+    as_user(ADDED, lambda: unname(root, "theirs"))
+    as_user(ADDED, lambda: unname(root, "ours"))
+    assert Shelf(root).names() == {}
+
+
+def unname(root: Path, name: str) -> None:
+    try:
+        Shelf(root).take_name(name)
+    except CaHpcError as error:
+        raise CaHpcError(f"{error.message}: {error.hint}") from error
+
+
+def packed(root: Path, content: Mapping[str, bytes]) -> Archive:
+    file = root.parent / "study.tar"
+    required = dict.fromkeys((RECORD, SPEC, CLUSTER, CASES), b"{}")
+    members = [Content.of_bytes(name, raw) for name, raw in (required | dict(content)).items()]
+    write_sealed(
+        members,
+        file,
+        kind=KIND,
+        manifest=lambda files: Manifest(1, "0", "neck-001", "kept", files),
+        progress=lambda done, total: None,
+    )
+    file.chmod(0o644)
+    return Archive.open(file)
+
+
+def unpack(root: Path, archive: Archive) -> Path:
+    into = folder_of(root, "archives") / archive.sha256
+    archive.unpack(archive.files, into=into, cache=DigestCache(root / "nowhere" / "digests.json"))
+    return into
+
+
+def test_what_an_archive_brings_all_of_the_group_use(root: Path) -> None:
+    archive = packed(root, {"trainers/deep/ours.py": b"pass"})
+    into = as_user(ADDED, lambda: unpack(root, archive))
+    assert as_user(OTHER, lambda: unpack(root, archive)) == into
+    file = into / "trainers/deep/ours.py"
+    assert as_user(OTHER, file.read_bytes) == b"pass"
+    attempts: list[Callable[[], object]] = [
+        lambda: file.write_bytes(b"other"),
+        file.unlink,
+        (file.parent / "more.py").touch,
+        lambda: into.rename(into.with_name("aside")),
+    ]
+    for attempt in attempts:
+        with pytest.raises(PermissionError):
+            as_user(OTHER, attempt)
+    another = packed(root, {"trainers/deep/ours.py": b"import torch"})
+    assert as_user(OTHER, lambda: unpack(root, another)) != into
+
+
+def test_where_another_laid_links_nothing_is_unpacked(root: Path) -> None:
+    archive = packed(root, {"trainers/.bashrc": b"evil"})
+    home = root.parent / "home"
+    home.mkdir()
+    os.chown(home, OTHER, GROUP)
+
+    def lay() -> None:
+        into = folder_of(root, "archives") / archive.sha256
+        into.mkdir()
+        (into / "trainers").symlink_to(home)
+        into.chmod(0o777)
+
+    as_user(ADDED, lay)
+    with pytest.raises(RuntimeError, match=archive.sha256):
+        as_user(OTHER, lambda: unpack(root, archive))
+    assert list(home.iterdir()) == []
 
 
 def test_others_read_an_open_store_and_never_enter_a_closed_one(root: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from ca_hpc import processes
 from ca_hpc.errors import CaHpcError
+from ca_hpc.images.contents import content_sha256
 from ca_hpc.images.signatures import Policy, UntrustedImage, check
+from ca_hpc.images.signed_since import signed_since
 from tests.command_line import Call, called
 from tests.integration.signing import apptainer_does, key_pair, sign, small_image, tamper
 from tests.oci_registry import Registry, serving
@@ -108,6 +110,23 @@ def test_a_byte_changed_after_signing_is_refused(
     trusted = signer.pgp if name == "pgp" else signer.public(name)
     with pytest.raises(UntrustedImage, match="is not as it was signed"):
         check(image, Policy((trusted,)), run=processes.run)
+
+
+def test_a_file_signed_after_it_was_recorded_is_the_recorded_one_until_more_is_added(
+    signer: Signer, signed: Callable[..., Path]
+) -> None:
+    image = signed()
+    recorded = {"sha256": digest(image), "size_bytes": image.stat().st_size}
+    for name in ("lab", "other", "pgp"):
+        signer.sign(image, name)
+        assert signed_since(image, **recorded)
+    overlay = image.with_name("overlay.img")
+    apptainer_does("overlay", "create", "--size", 64, overlay)
+    of_a_partition = ["--partfs", "2", "--parttype", "4", "--partarch", "2", "--groupid", "1"]
+    apptainer_does("sif", "add", "--datatype", 4, *of_a_partition, image, overlay)
+    assert not signed_since(image, **recorded)
+    with pytest.raises(CaHpcError, match="holds 2 file systems"):
+        content_sha256(image)
 
 
 def test_a_private_key_is_no_key_to_verify_with(

@@ -119,14 +119,26 @@ def test_what_is_there_is_not_sent_again(
     assert registry.log.count('"PUT /v2/lab/ca/blobs/uploads/') == 2  # the config and the image
 
 
+def test_the_same_bytes_have_the_same_manifest_whatever_their_file_is_called(
+    ca_hpc: Callable[..., Shown], registry: Registry, image: Path
+) -> None:
+    to = f"oras://{registry.host}/lab/ca:v1"
+    first = pushed(ca_hpc, image, to)
+    assert pushed(ca_hpc, image.rename(image.with_name("b.sif")), to) == first
+
+
 def test_a_digest_goes_on_meaning_the_same_bytes_when_a_tag_has_moved(
     ca_hpc: Callable[..., Shown], registry: Registry, image: Path
 ) -> None:
     tag = f"oras://{registry.host}/lab/ca:latest"
     told = pushed(ca_hpc, image, tag)
     image.write_bytes(CONTENT[:-1] + b"x")
-    assert pushed(ca_hpc, image, tag)["sha256"] != SHA256
-    assert json.loads(ca_hpc("pull", tag, "--json").out)["sha256"] != SHA256
+    other = hashlib.sha256(image.read_bytes()).hexdigest()
+    refused = ca_hpc("push", image, tag)
+    assert refused.code == 3 and SHA256 in refused.err and other in refused.err
+    assert json.loads(ca_hpc("pull", tag, "--json").out)["sha256"] == SHA256
+    assert pushed(ca_hpc, image, tag, "--replace")["sha256"] == other
+    assert json.loads(ca_hpc("pull", tag, "--json").out)["sha256"] == other
     by_digest = json.loads(ca_hpc("pull", told["reference"], "--json").out)
     assert Path(by_digest["file"]).read_bytes() == CONTENT
 
@@ -186,7 +198,7 @@ def test_an_image_that_nobody_pushed_is_told_by_name(
 ) -> None:
     reference = f"oras://{registry.host}/lab/nothing:v1"
     shown = ca_hpc("pull", reference)
-    assert shown.code == 2
+    assert shown.code == 3
     assert reference in shown.err and "no such image" in shown.err
 
 

@@ -16,7 +16,7 @@ import pytest
 from ca_hpc.imaging.synthetic import write_dataset
 from tests.checkpoints import write_checkpoint
 from tests.local_runs import JOB, ca_hpc, status, submit, until
-from tests.reruns import NOT_YET, PLACES, differing
+from tests.reruns import NOT_YET, NOT_YET_THERE, PLACES, differing
 
 # two arms, by plans of their own, one of which starts from weights
 TEXT = JOB.replace("weights: null", "weights: own.pth").replace(
@@ -92,7 +92,7 @@ def test_an_archive_is_rerun_elsewhere_when_nothing_else_is_left(
     try:
         there = ("--cluster", tmp_path / "site/cluster.yaml", "--data", "images", "--detach")
         told = rerun(study, *there)
-        assert differing(told["drift"]) == {**PLACES, **NOT_YET}
+        assert differing(told["drift"]) == {**PLACES, **NOT_YET_THERE}
         again = ended(told)
         assert again.parent == tmp_path / "site/runs"
         done = ca_hpc("compare", study, again, "--json", cwd=tmp_path)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ca_hpc.images.record import read_image, record_path
-from tests.integration.conftest import image_build_argv
+from tests.lab.image import image_build_argv
 from tests.lab.machine import must
 from tests.lab.places import cache_root
 

@@ -27,7 +27,7 @@ from ca_hpc.store.digests import DigestCache
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.sealed_tar_writer import Content, write_sealed
 from ca_hpc.weights.store import WeightStore
-from tests.recorded_run import DATASET
+from tests.recorded_run import DATASET, MACHINE
 from tests.rerunnable import SUBJECTS, rerunnable
 
 
@@ -60,7 +60,7 @@ def opened(file: Path, store: Path) -> Original:
 
 def unpinned(facts: dict[str, str]) -> dict[str, str]:
     """Without what is named after cases or places."""
-    return {k: v for k, v in facts.items() if k not in ("folder", "splits.folds")}
+    return {k: v for k, v in facts.items() if k not in ("folder", "node", "splits.folds")}
 
 
 def test_an_archive_tells_what_the_run_tells(tmp_path: Path, run: RunFolder) -> None:
@@ -84,7 +84,7 @@ def test_an_archive_tells_what_the_run_tells(tmp_path: Path, run: RunFolder) -> 
 def test_nothing_in_it_names_a_subject_or_a_place_here(tmp_path: Path, run: RunFolder) -> None:
     archived(run, tmp_path / "study.tar", images=True)
     raw = (tmp_path / "study.tar").read_bytes()
-    for name in (*SUBJECTS, "carl", str(tmp_path), "/data"):
+    for name in (*SUBJECTS, "carl", str(tmp_path), "/data", MACHINE.host):
         assert name.encode() not in raw, name
     archived(run, tmp_path / "named.tar", names="kept")
     assert b"s1-anna-1" in (tmp_path / "named.tar").read_bytes()
@@ -127,7 +127,7 @@ def test_the_image_of_two_archives_comes_into_the_store_of_images_once(
     for name in ("one", "two"):
         made = archived(run, tmp_path / f"{name}.tar")
         unpack(Archive.open(made.file), site=there, say=said.append)
-    assert len(said) == 1
+    assert len([text for text in said if text.startswith("unpacking")]) == 1
     (entry,) = there.shelf.entries()
     assert entry.file.read_bytes() == (tmp_path / "neck.sif").read_bytes()
     assert read_image(entry.file).sha256 == entry.sha256
@@ -160,6 +160,83 @@ def test_what_was_changed_is_not_archived(tmp_path: Path, run: RunFolder, what: 
     assert not (tmp_path / "study.tar").exists()
 
 
+SECRET = '{"auths": "hunter2"}'
+
+
+def linked(here: Path, file: Path) -> None:
+    (here / "config.json").write_text(SECRET)
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.symlink_to(here / "config.json")
+
+
+def arms(run: RunFolder, plans: str) -> None:
+    run.write("arms.json", dict.fromkeys(run.spec.arms, plans))
+
+
+FROM_OUTSIDE: dict[str, Callable[[RunFolder, Path], None]] = {
+    "plans by a relative path": lambda run, here: arms(run, "../../../../../config"),
+    "plans by an absolute path": lambda run, here: arms(run, str(here / "config")),
+    "plans by a link": lambda run, here: linked(
+        here, run.preprocessed / DATASET / "nnUNetPlans.json"
+    ),
+    "splits by a link": lambda run, here: linked(here, run.file("splits.json")),
+    "a trainer by a link": lambda run, here: linked(here, run.trainers / "c.py"),
+}
+
+
+@pytest.mark.parametrize("what", FROM_OUTSIDE)
+def test_what_is_not_in_the_run_is_not_archived(tmp_path: Path, run: RunFolder, what: str) -> None:
+    (tmp_path / "config.json").write_text(SECRET)
+    (run.preprocessed / DATASET / "sealed.json").unlink()
+    run.file("sealed.json").unlink()
+    FROM_OUTSIDE[what](run, tmp_path)
+    with pytest.raises(CaHpcError, match=r"no name of plans|a link leads to"):
+        archived(run, tmp_path / "study.tar")
+    assert not (tmp_path / "study.tar").exists()
+
+
+def test_plans_that_were_not_sealed_with_the_others_are_not_archived(
+    tmp_path: Path, run: RunFolder
+) -> None:
+    (run.preprocessed / DATASET / "added.json").write_text(SECRET)
+    arms(run, "added")
+    with pytest.raises(CaHpcError, match=r"added\.json is none of the files that were sealed"):
+        archived(run, tmp_path / "study.tar")
+
+
+def test_beside_the_image_only_its_record_is_archived(tmp_path: Path, run: RunFolder) -> None:
+    linked(tmp_path, tmp_path / "neck.sif.json")
+    made = archived(run, tmp_path / "study.tar")
+    assert archives.IMAGE_RECORD not in Archive.open(made.file).files
+    assert b"hunter2" not in made.file.read_bytes()
+
+
+DAMAGED: dict[str, tuple[Callable[[RunFolder], Path], bytes]] = {
+    "plans": (lambda run: run.preprocessed / DATASET / "nnUNetPlans.json", b"\xff\xfe"),
+    "test sets": (lambda run: run.file("test_sets.json"), b"\xff\xfe"),
+    "splits": (lambda run: run.file("splits.json"), b"[1]"),
+    "scores, cut": (lambda run: run.file("evaluation/scores.json"), b'[{"arm": "fine'),
+    "scores of no case": (lambda run: run.file("evaluation/scores.json"), b""),
+    "cases": (lambda run: run.file("cases.tsv"), b"case\timage_sha256"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_of_a_damaged_run_the_file_is_named(tmp_path: Path, run: RunFolder, what: str) -> None:
+    find, raw = DAMAGED[what]
+    file = find(run)
+    if raw:
+        file.write_bytes(raw)
+    else:
+        file.write_text(file.read_text().replace("s1-anna-1", "s1-dora-1"))
+    for folder in (run.path, run.preprocessed / DATASET):
+        (folder / "sealed.json").unlink()
+    with pytest.raises(CaHpcError, match=r"cannot be read|none of its cases"):
+        archived(run, tmp_path / "study.tar")
+    assert not (tmp_path / "study.tar").exists()
+
+
 def test_a_run_that_has_no_plans_yet_cannot_be_archived(tmp_path: Path, run: RunFolder) -> None:
     run.file("arms.json").unlink()
     with pytest.raises(CaHpcError, match="no plans"):
@@ -178,23 +255,22 @@ def test_what_is_unpacked_is_taken_again_and_repaired(tmp_path: Path, run: RunFo
     assert left == []
 
 
-def forged(source: Path, target: Path, **texts: str) -> Path:
-    """The archive with other members of these names ("_" for "/"), sealed anew."""
+def forged(source: Path, target: Path, *, manifest: Any = None, **texts: str) -> Path:
+    """The archive with other members of these names, sealed anew; what the ``manifest`` says."""
     was = Archive.open(source)
-    other = {name.replace("__", "/"): text for name, text in texts.items()}
 
     def content(name: str) -> Content:
         chunks = b"".join(was.chunks(name))
-        return Content.of_bytes(name, other.get(name, chunks.decode(errors="replace")).encode())
+        return Content.of_bytes(name, texts.get(name, chunks.decode(errors="replace")).encode())
 
-    def manifest(files: Any) -> Manifest:
-        return Manifest(1, "0.1", was.name, "kept", files)
+    def said(files: Any) -> Manifest:
+        return replace(Manifest(1, "0.1", was.name, "kept", files), **manifest or {})
 
     write_sealed(
         [content(name) for name in was.files],
         target,
         kind=KIND,
-        manifest=manifest,
+        manifest=said,
         progress=lambda done, total: None,
     )
     return target
@@ -204,9 +280,9 @@ def hostile(cases: Cases) -> Iterator[tuple[str, dict[str, str]]]:
     first = cases.cases[0]
     renamed = replace(cases, cases=(replace(first, id="../x"), *cases.cases[1:]))
     yield "its id is none", {"cases.json": encode(renamed)}
-    yield "no name of a test set", {"given__test_sets.json": '{"../up": []}'}
-    yield "is no case", {"given__splits.json": '[{"train": ["c9"], "val": []}]'}
-    yield "cannot be read", {"given__splits.json": "{"}
+    yield "no name of a test set", {"given/test_sets.json": '{"../up": []}'}
+    yield "is no case", {"given/splits.json": '[{"train": ["c9"], "val": []}]'}
+    yield "cannot be read", {"given/splits.json": "{"}
     yield "cannot be read", {"run.json": "{}"}
     yield "its image is none", {"image.sif": "another"}
 

@@ -136,6 +136,18 @@ def test_a_job_file_that_cannot_be_read_is_told_as_such(
     assert shown.err.startswith(f"error: {job}: {told}\nhint: ")
 
 
+def test_a_path_that_is_no_text_is_refused_before_anything_is_done(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.sif").write_bytes(b"an image")
+    named = call("image", "pull", str(tmp_path / "x.sif"), "--store", str(tmp_path / "caf\udce9"))
+    monkeypatch.setenv("CA_HPC_STORE", str(tmp_path / "caf\udce9"))
+    for shown in (named, call("image", "pull", str(tmp_path / "x.sif"))):
+        assert shown.code == 2
+        assert f"{tmp_path}/caf\\udce9: its name is no UTF-8 text" in shown.err
+    assert not (tmp_path / "caf\udce9").exists()
+
+
 @pytest.mark.parametrize(
     ("key", "told"),
     [

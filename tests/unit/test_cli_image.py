@@ -80,6 +80,39 @@ def test_a_name_is_not_taken_from_another_image_unasked(image: Call, sif: Path) 
     assert found["sha256"] == sha256(sif)
 
 
+def test_a_name_that_is_taken_is_refused_before_anything_is_copied(
+    image: Call, sif: Path, tmp_path: Path
+) -> None:
+    image("pull", sif, "--name", "training")
+    write_sif(sif, contents=b"two")
+    assert image("pull", sif, "--name", "training").code == 3
+    assert not (tmp_path / "store/images" / sha256(sif)).exists()
+
+
+def test_a_name_is_taken_away_and_its_image_stays(image: Call, sif: Path) -> None:
+    image("pull", sif, "--name", "training")
+    shown = image("unname", "training")
+    assert (shown.code, shown.out) == (0, "taken away: training\n")
+    (row,) = json.loads(image("list", "--json").out)["images"]
+    assert (row["sha256"], row["names"]) == (sha256(sif), [])
+    shown = image("unname", "training")
+    assert shown.code == 2 and "no name training" in shown.err and "image list" in shown.err
+
+
+@pytest.mark.parametrize("missing", ["training", f"sha256:{'0' * 64}", "nothing.sif"])
+def test_an_image_that_is_not_there_is_the_same_error_however_it_is_named(
+    missing: str, image: Call
+) -> None:
+    assert image("verify", missing).code == 3
+    assert image("pull", missing).code == 3
+
+
+def test_what_is_not_in_a_store_is_looked_for_there(image: Call, tmp_path: Path) -> None:
+    store = tmp_path / "our lab"
+    shown = image("pull", "training", "--store", store)
+    assert f"ca-hpc image list --store '{store}'" in shown.err
+
+
 def test_a_name_that_cannot_be_given_is_refused_before_anything_is_copied(
     image: Call, sif: Path, tmp_path: Path
 ) -> None:
@@ -122,7 +155,7 @@ def test_gc_shows_what_could_go_and_removes_it_only_when_told(image: Call, sif: 
     shown = image("gc")
     assert shown.code == 0
     assert "kept: named training" in shown.out and "nothing needs it" in shown.out
-    assert "--delete" in shown.out
+    assert "1 of 2 images, 0 MB, could go: the same command with --delete" in shown.out
     assert named.exists() and idle.exists()
     rows = json.loads(image("gc", "--delete", "--json").out)["images"]
     assert {row["sha256"]: row["removed"] for row in rows} == {
@@ -130,6 +163,33 @@ def test_gc_shows_what_could_go_and_removes_it_only_when_told(image: Call, sif: 
         idle.parent.name: True,
     }
     assert named.exists() and not idle.exists()
+    for words in (("gc",), ("gc", "--delete")):
+        shown = image(*words)
+        assert shown.out.endswith("nothing to remove\n")
+
+
+def test_gc_of_an_empty_store_says_so(image: Call) -> None:
+    assert image("gc").out.startswith("no images in ")
+
+
+def test_gc_refuses_to_look_where_there_is_nothing(image: Call, sif: Path) -> None:
+    idle = pulled(image, sif)
+    shown = image("gc", "--delete", "--runs", "nosuch")
+    assert shown.code == 2 and "nosuch has no runs in it" in shown.err
+    assert idle.exists()
+
+
+def test_gc_forgets_a_folder_that_is_called_gone(image: Call, sif: Path, tmp_path: Path) -> None:
+    idle = pulled(image, sif)
+    use = idle.parent / "uses/lab-1"
+    use.write_text(json.dumps({"runs": f"{tmp_path}/old\nforged", "user": "lab", "host": "login1"}))
+    long_ago = time.time() - WEEKS
+    for path in (use, idle.parent):
+        os.utime(path, (long_ago, long_ago))
+    shown = image("gc", "--delete")
+    assert "is empty or gone" in shown.out and "\nforged" not in shown.out and idle.exists()
+    shown = image("gc", "--delete", "--gone", "old\nforged/")
+    assert shown.code == 0 and not idle.exists()
 
 
 def test_gc_looks_for_runs_where_it_is_told(image: Call, sif: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ca_hpc.errors import CaHpcError
 from ca_hpc.report.scores import read_scores, write_scores
 from ca_hpc.store.run_folder import RunFolder
 from tests.rerunnable import rerunnable
-from tests.unit.test_archive import archived
+from tests.unit.test_archive import archived, forged
 
 
 @pytest.fixture
@@ -55,8 +56,38 @@ def test_an_archive_under_other_names_compares_by_its_means(
     found = compare([study, runs[0].path])
     assert found.within and all(found.identical.values())
     (rows,) = found.drift.values()
+    told = {row.aspect: row.verdict for row in rows if row.verdict != "same"}
+    assert told == {"splits.folds": "expected", "folder": "expected", "node": "unknown"}
+    assert "splits.folds.content" in {row.aspect for row in rows if row.verdict == "same"}
+
+
+def test_other_splits_drift_under_any_names(
+    tmp_path: Path, runs: tuple[RunFolder, RunFolder]
+) -> None:
+    study = archived(runs[0], tmp_path / "study.tar").file
+    file = runs[1].file("splits.json")
+    first, second = json.loads(file.read_text())
+    file.write_text(json.dumps([second, first]))
+    (rows,) = compare([study, runs[1].path]).drift.values()
     drifted = [row.aspect for row in rows if row.verdict == "drift"]
-    assert drifted == ["splits.folds"]
+    assert drifted == ["splits.folds", "splits.folds.content"]
+
+
+def test_scores_of_an_archive_that_are_none_are_refused(
+    tmp_path: Path, runs: tuple[RunFolder, RunFolder]
+) -> None:
+    study = archived(runs[0], tmp_path / "study.tar", without=["wheels"]).file
+    for number, text in enumerate(('[{"dice": "0.9"}]', "[", '[{"arm": null}]')):
+        bad = forged(study, tmp_path / f"{number}.tar", **{"evaluation/scores.json": text})
+        with pytest.raises(CaHpcError, match=f"{number}.tar cannot be read"):
+            compare([bad, runs[0].path])
+
+
+@pytest.mark.parametrize("name", ["splits.json", "test_sets.json", "cases.tsv"])
+def test_a_damaged_file_of_a_run_is_named(runs: tuple[RunFolder, RunFolder], name: str) -> None:
+    runs[1].file(name).write_bytes(b"\xff\xfe")
+    with pytest.raises(CaHpcError, match=f"{name} cannot be read"):
+        compare([run.path for run in runs])
 
 
 def test_without_scores_there_is_nothing_to_compare(runs: tuple[RunFolder, RunFolder]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from ca_hpc.actions.original import recorded_cases
 from ca_hpc.actions.relocate import Relocated, holding, relocate
 from ca_hpc.core.record import Case
-from ca_hpc.errors import CaHpcError
-from ca_hpc.store.digests import DigestCache
+from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
+from ca_hpc.store.digests import DigestCache, sha256_file
 from ca_hpc.store.pack_writer import write_pack
 from ca_hpc.store.run_folder import RunFolder
 from tests.rerunnable import rerunnable
@@ -81,8 +82,43 @@ def test_a_changed_file_is_taken_from_elsewhere_or_told(run: RunFolder, tmp_path
 def test_what_is_nowhere_is_named(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     Path(used(run)[1].labels[0].path).unlink()
-    with pytest.raises(CaHpcError, match=f"1 of 4 cases have no files here: {used(run)[1].id}"):
+    name = used(run)[1].id
+    with pytest.raises(CaHpcError, match=f"1 of 4 cases have no files here: {name}") as refused:
         found(run, tmp_path / "nothing")
+    assert f"label of {name} is nowhere, recorded is sha256:" in refused.value.message
+    assert f"image of {name}" not in refused.value.message
+    assert refused.value.exit_code == ExitCode.USAGE
+
+
+def test_a_changed_file_in_a_folder_is_told_by_both_digests(run: RunFolder, tmp_path: Path) -> None:
+    case = used(run)[0]
+    (changed,) = (tmp_path / "data").glob(f"{case.id}.nii.gz")
+    recorded = sha256_file(changed)
+    changed.write_text("another image")
+    with pytest.raises(DigestMismatch) as refused:
+        found(run, tmp_path / "data", former=False)
+    told = refused.value.message.splitlines()
+    assert told == [
+        f"1 of 4 cases have no files here: {case.id}",
+        f"image of {case.id} is nowhere, recorded is sha256:{recorded}",
+        f"of another content: {changed} is sha256:{sha256_file(changed)}",
+    ]
+
+
+CUT: dict[str, Callable[[bytes], bytes]] = {
+    "within a digest": lambda raw: raw[: raw.index(b"\n") + 60],
+    "after a line": lambda raw: raw[: raw.index(b"\n") + 1],
+    "no text": lambda raw: b"\xff" + raw,
+    "nothing left": lambda raw: b"",
+}
+
+
+@pytest.mark.parametrize("how", CUT)
+def test_a_damaged_table_of_cases_is_named(run: RunFolder, how: str) -> None:
+    file = run.file("cases.tsv")
+    file.write_bytes(CUT[how](file.read_bytes()))
+    with pytest.raises(CaHpcError, match=r"cases\.tsv cannot be read"):
+        recorded_cases(run)
 
 
 def test_what_is_neither_folder_nor_pack_holds_no_data(run: RunFolder, tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ def image(
     file = folder / "neck.sif"
     file.write_bytes(b"sif")
     versions = {"ca-hpc": version, "torch": "2.13.0"}
-    origin = Origin("12" * 32, "34" * 32, None, "2025-01-01T00:00:00")
-    contents = Contents(versions, python_packages=packages or {})
-    write_record(ImageInfo(file, "ab" * 32, 3, contents, origin if recorded else None, "cd" * 32))
+    origin = Origin("34" * 32, None, "2025-01-01T00:00:00")
+    recipe = "12" * 32 if recorded else None
+    contents = Contents(versions, recipe_sha256=recipe, python_packages=packages or {})
+    write_record(ImageInfo(file, "ab" * 32, 3, contents, origin, "cd" * 32))
     return Pin(str(file), "ab" * 32)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.record import Case, Cases, LabelFile, Result
+from ca_hpc.errors import CaHpcError
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 cases = st.builds(
@@ -52,10 +53,17 @@ def test_a_path_is_text() -> None:
     assert decode(Path, encode(Path("/a b/ü"))) == Path("/a b/ü")
 
 
+def test_a_path_that_is_no_text_is_told_and_not_written() -> None:
+    with pytest.raises(CaHpcError, match=r"/data/caf\\udce9: its name is no UTF-8 text"):
+        encode({"file": Path("/data/caf\udce9")})
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "null", "[]", '{"task": 3}', '{"dataset": "d", "labels": {"a": "x"}, "cases": []}'],
-)
+    ["", "{", "null", "[]", '{"task": 3}', '{"dataset": "d", "labels": {"a": "x"}, "cases": []}',
+     '{"dataset": "d", "labels": {}, "cases": [], "new": ' + "[" * 200_000],
+    ids=range(7),
+)  # fmt: skip
 def test_what_is_no_record_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         decode(Cases, text)

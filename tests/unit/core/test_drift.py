@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from ca_hpc.core.drift import ASPECTS, data_fact, drift, facts, refuse, settings
+from ca_hpc.core.drift import (
+    ASPECTS,
+    data_fact,
+    division_facts,
+    drift,
+    facts,
+    refuse,
+    settings,
+)
 from ca_hpc.core.record import Case, Cases, LabelFile
 from ca_hpc.core.run_record import (
     ArmRecord,
@@ -20,6 +28,7 @@ from ca_hpc.core.run_record import (
     Settings,
     Software,
 )
+from ca_hpc.core.splits import Division
 from ca_hpc.errors import DigestMismatch, SpecError
 
 A, B = "a" * 64, "b" * 64
@@ -98,6 +107,12 @@ def test_another_place_is_expected_another_input_is_refused_by_both_digests() ->
     assert "--allow weights" in (refused.value.hint or "")
 
 
+def test_a_refusal_shows_no_more_than_text() -> None:
+    with pytest.raises(DigestMismatch) as refused:
+        refuse(drift({"ca-hpc": "1\x1b]0;x\x07\nerror: fake"}, {"ca-hpc": "1"}), allowed=())
+    assert refused.value.message.isprintable()
+
+
 def test_what_is_allowed_by_name_is_not_refused() -> None:
     refuse(drift({"plans.a": A, "plans.b": A}, {"plans.a": B, "plans.b": A}), allowed=("plans",))
 
@@ -119,6 +134,21 @@ def test_a_name_that_cannot_be_allowed_is_refused_at_once() -> None:
     for name in ("dta", "cpu", "cluster"):
         with pytest.raises(SpecError, match=name):
             refuse((), allowed=(name,))
+
+
+def test_another_file_that_holds_the_same_is_expected() -> None:
+    signed = drift({"image": A, "image.content": A}, {"image": B, "image.content": A})
+    assert verdicts(signed) == {"image": "expected", "image.content": "same"}
+    refuse(signed, allowed=())
+    for now in ({"image": B, "image.content": B}, {"image": B}):
+        others = drift({"image": A, "image.content": A}, now)
+        with pytest.raises(DigestMismatch, match=f"image is sha256:{B}"):
+            refuse(others, allowed=())
+
+
+def test_what_a_file_holds_is_not_told_where_it_is_the_same_file() -> None:
+    rows = drift({"image": A, "image.content": A}, {"image": A})
+    assert verdicts(rows) == {"image": "same"}
 
 
 def test_many_facts_that_are_the_same_are_one_row() -> None:
@@ -161,6 +191,26 @@ def cases(*names: str, image: str = A) -> Cases:
         for name in names
     ]
     return Cases("Dataset501_x", {"cord": 1}, tuple(found))
+
+
+def test_splits_are_the_same_by_what_cases_hold_under_any_names() -> None:
+    def told(cases: Cases) -> dict[str, str]:
+        first, second, third = (case.id for case in cases.cases)
+        folds = ({"train": [first], "val": [second]},)
+        return division_facts(cases, Division(folds, {"site-b": (third,)}))
+
+    one, two = cases("anna"), cases("ben", image=B)
+    mixed = replace(one, cases=(*one.cases, *two.cases, *cases("carl").cases))
+    renamed = replace(
+        mixed,
+        cases=tuple(
+            replace(case, id=f"c{number}", person=f"p{number}")
+            for number, case in enumerate(mixed.cases)
+        ),
+    )
+    assert told(renamed) == told(mixed)
+    swapped = replace(mixed, cases=(mixed.cases[1], mixed.cases[0], mixed.cases[2]))
+    assert told(swapped)["splits.folds.content"] != told(mixed)["splits.folds.content"]
 
 
 def test_data_are_the_same_by_content_under_any_names() -> None:

@@ -9,7 +9,17 @@ import pytest
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.images.contents import content_sha256
-from tests.sif import EXT3, OFFSET, PARTITION, PRIMARY, SIZE, descriptor, write_sif
+from tests.sif import (
+    DATA,
+    EXT3,
+    OFFSET,
+    PARTITION,
+    PRIMARY,
+    SIZE,
+    add_part,
+    descriptor,
+    write_sif,
+)
 
 
 def test_it_is_the_digest_of_the_file_system_alone(tmp_path: Path) -> None:
@@ -22,6 +32,12 @@ def test_it_is_the_digest_of_the_file_system_alone(tmp_path: Path) -> None:
         stream.seek(0, 2)
         stream.write(b"a signature")
     assert content_sha256(file) == expected
+
+
+def test_a_file_system_that_was_laid_over_it_is_refused(tmp_path: Path) -> None:
+    file = write_sif(tmp_path / "x.sif", contents=b"hsqs")
+    with pytest.raises(CaHpcError, match="holds 2 file systems"):
+        content_sha256(add_part(file, PARTITION, role=DATA))
 
 
 @pytest.mark.parametrize("place", [OFFSET, OFFSET + SIZE - 1])

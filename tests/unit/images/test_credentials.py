@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ import requests
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.images.credentials import AUTHFILE, Login, RegistryAuth, login_for
+from ca_hpc.transfers.session import Misconduct, WarySession
 
 PASSWORD = "s3cret:with a colon"
 ENCODED = base64.b64encode(f"lab:{PASSWORD}".encode()).decode()
@@ -35,7 +37,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(file: Path, content: Any, *, mode: int = 0o600) -> Path:
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, str) else json.dumps(content)
+    file.write_bytes(text.encode(errors="surrogateescape"))
     file.chmod(mode)
     return file
 
@@ -67,15 +70,25 @@ def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
         login_for("h", authfile=tmp_path / "nothing")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CaHpcError, match="pipe is no file"):
+        login_for("h", authfile=tmp_path / "pipe")
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("{half", "no file of logins"),
         ("[]", "no file of logins"),
         ({"auths": {"h": {"auth": "%%%"}}}, "no file of logins"),
+        ({"auths": {"h": {"auth": 5}}}, "no file of logins"),
+        ('{"auths": {"h": {"auth": "\udcff"}}}', "no file of logins"),
+        ('{"auths": ' + "[" * 200_000, "no file of logins"),
         ({"auths": {"h": {}}, "credsStore": "desktop"}, "docker-credential-desktop"),
         ({"credHelpers": {"h": "pass"}}, "docker-credential-pass"),
     ],
+    ids=range(8),
 )
 def test_a_login_that_cannot_be_had_is_explained(content: Any, told: str, own_home: Path) -> None:
     write(own_home / ".docker/config.json", content)
@@ -178,7 +191,7 @@ LOGIN = Login("lab", PASSWORD, Path("f"))
 
 
 def get(url: str, host: str, *, login: Login | None = LOGIN) -> requests.Response:
-    with requests.Session() as http:
+    with WarySession() as http:
         http.auth = RegistryAuth(host, "lab/ca", login=login, actions="pull")
         return http.get(url, timeout=10)
 
@@ -238,3 +251,45 @@ def test_a_login_is_not_sent_to_a_token_service_in_the_clear(two: tuple[Server, 
     registry.wants = {"/blob": 'Bearer realm="http://token.example.org/token",service="x"'}
     assert get(f"http://{registry.host}/blob", registry.host).status_code == 401
     assert len(registry.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"token": "s3cret\\r\\nX: y"}', b'{"token": "s3cret\\u2603"}', b'{"token": 5}', b"{}", b"5",
+     b'{"token": ""}', b"\xff", b'{"token": ' + b"[" * 200_000],
+    ids=range(8),
+)  # fmt: skip
+def test_a_token_that_is_none_is_shown_to_nobody(answer: bytes, two: tuple[Server, Server]) -> None:
+    registry, service = two
+    registry.wants = {"/blob": f'Bearer realm="http://{service.host}/token",service="x"'}
+    service.answers = {"/token": (200, {}, answer)}
+    assert get(f"http://{registry.host}/blob", registry.host).status_code == 401
+    assert len(service.seen) == 1
+    assert registry.authorizations("/blob") == [None]
+
+
+def test_a_token_without_end_is_not_read_into_memory(two: tuple[Server, Server]) -> None:
+    registry, service = two
+    registry.wants = {"/blob": f'Bearer realm="http://{service.host}/token",service="x"'}
+    service.answers = {"/token": (200, {}, bytes(5 << 20))}
+    with pytest.raises(Misconduct, match="sends more than 4 MiB"):
+        get(f"http://{registry.host}/blob", registry.host)
+
+
+def test_a_token_service_at_no_address_is_not_asked(two: tuple[Server, Server]) -> None:
+    registry, _ = two
+    registry.wants = {"/blob": 'Bearer realm="http://[foo",service="x"'}
+    assert get(f"http://{registry.host}/blob", registry.host).status_code == 401
+
+
+def test_storage_gets_no_password_of_the_netrc(
+    two: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = write(tmp_path / "netrc", "machine localhost login me password secret")
+    monkeypatch.setenv("NETRC", str(netrc))
+    registry, storage = two
+    place = f"http://localhost:{storage.port}/data"
+    registry.answers = {"/blob": (307, {"Location": place}, b"")}
+    storage.answers = {"/data": (200, {}, b"y")}
+    assert get(f"http://{registry.host}/blob", registry.host).content == b"y"
+    assert storage.authorizations("/data") == [None]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ca_hpc.errors import CaHpcError
+from ca_hpc.actions.image_lock import lock
+from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.images import recipes
 from ca_hpc.images.changes import Change, Packages, changes
 from ca_hpc.images.lock import differences, lock_file, lock_text, read_lock
-from ca_hpc.images.record import Contents, ImageInfo, Origin
+from ca_hpc.images.record import Contents, ImageInfo, Origin, write_record
+from ca_hpc.store import shipped as shipping
+from tests.sif import write_sif
 
 DEBIAN = {"libc6": "2.36-9", "adduser": "3.10"}
 TOOLS = {"apptainer": "1.4", "squashfs-tools": "4.5.1"}
@@ -26,10 +30,11 @@ def built(recipe_sha256: str) -> ImageInfo:
         10,
         Contents(
             versions={},
+            recipe_sha256=recipe_sha256,
             debian_packages=DEBIAN,
             python_packages={pin.name: pin.version for pin in pins},
         ),
-        Origin(recipe_sha256, recipe_sha256, None, "2026-01-02T03:04:05Z", tools=TOOLS),
+        Origin(recipe_sha256, None, "2026-01-02T03:04:05Z", tools=TOOLS),
         content_sha256="2" * 64,
     )
 
@@ -68,14 +73,39 @@ def test_what_another_recipe_gave_does_not_stay(text: str, base: ImageInfo) -> N
 
 
 def test_an_image_of_another_recipe_is_not_locked(text: str, base: ImageInfo) -> None:
-    for image in (built("3" * 64), replace(base, origin=None)):
-        with pytest.raises(CaHpcError, match=r"base\.sif is not known to be built"):
+    silent = replace(base, contents=replace(base.contents, recipe_sha256=None))
+    for image in (built("3" * 64), silent):
+        with pytest.raises(CaHpcError, match=r"base\.sif is no base"):
             lock_text(text, built=[image])
 
 
-def test_the_image_that_the_lock_lies_in_is_locked_by_its_recipe_only(text: str) -> None:
-    image = built(recipes.package().sha256)
-    assert lock_text(text, built=[image]) == lock_text(text)
+def test_the_image_that_the_lock_lies_in_is_no_base(text: str) -> None:
+    with pytest.raises(CaHpcError, match="is no base"):
+        lock_text(text, built=[built(recipes.package().sha256)])
+
+
+def test_a_base_that_came_through_a_registry_is_locked_but_for_its_tools(
+    text: str, base: ImageInfo
+) -> None:
+    locked = read_lock(lock_text(text, built=[replace(base, origin=None)]))["base-cpu"]
+    assert locked.content_sha256 == base.content_sha256
+    assert locked.tools == {}
+
+
+def test_an_installed_package_has_no_lock_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, base: ImageInfo
+) -> None:
+    shutil.copytree(lock_file().parent, tmp_path / "containers")
+    monkeypatch.setattr(shipping, "INSTALLED", tmp_path)
+    for check in (False, True):
+        with pytest.raises(CaHpcError, match="this ca-hpc is installed") as refused:
+            lock(check=check)
+        assert "--editable" in str(refused.value.hint)
+    image = write_sif(tmp_path / "base.sif")
+    write_record(replace(base, path=image, size_bytes=image.stat().st_size))
+    with pytest.raises(DigestMismatch, match="not what these bases would make it"):
+        lock([image], check=True)
+    assert lock_file().read_text() == text
 
 
 @pytest.mark.parametrize(

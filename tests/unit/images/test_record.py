@@ -22,6 +22,7 @@ import pytest
 
 from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
+from ca_hpc.images import recipes
 from ca_hpc.images.apptainer_build import build_argv
 from ca_hpc.images.build import BuildRequest, BuiltImage, Cargo, build_base, build_image
 from ca_hpc.images.changes import Change
@@ -57,7 +58,9 @@ match sys.argv[1]:
         ]
         versions = {"python": "3.11.2", "torch": "2.13.0+cpu", "nnunetv2": "2.8.1"}
         debian = json.loads((home / "debian").read_text())
-        described = {"versions": versions, "weights": weights, "commit": None, "sums": sums,
+        given = dict(word.split("=", 1) for word in sys.argv if "=" in word)
+        described = {"recipe_sha256": given["recipe"], "base_content_sha256": given.get("base"),
+                     "versions": versions, "weights": weights, "commit": None, "sums": sums,
                      "debian_packages": debian, "python_packages": {}}
         # as real ones: equal contents in a file that is never the same twice
         write_sif(pathlib.Path("image.sif"), contents=json.dumps(described).encode())
@@ -227,7 +230,9 @@ def test_the_first_build_makes_every_layer_the_second_none(
     assert second.image == first.image
     assert first.image.origin is not None
     assert first.image.origin.base_sha256 == first.base.sha256
-    assert first.image.origin.base_content_sha256 == first.base.content_sha256
+    assert first.image.contents.base_content_sha256 == first.base.content_sha256
+    assert first.image.contents.recipe_sha256 == recipes.package().sha256
+    assert first.base.contents.recipe_sha256 == recipes.base("cpu").sha256
     assert first.image.origin.tools == {"apptainer": "1.4.5", "squashfs-tools": "4.5.1"}
 
 
@@ -371,6 +376,19 @@ def test_without_apptainer_the_next_move_is_named(programs: Path, request_: Buil
     assert "build elsewhere" in str(raised.value.hint)
 
 
+def test_beside_an_image_lie_its_record_its_log_and_a_lock_and_nothing_else(
+    programs: Path, request_: BuildRequest
+) -> None:
+    output = build(request_).image.path
+    assert sorted(path.name for path in output.parent.iterdir()) == [
+        ".ca-hpc.sif.lock",
+        "ca-hpc.sif",
+        "ca-hpc.sif.json",
+        "ca-hpc.sif.log",
+    ]
+    assert not [path for path in request_.store.iterdir() if path.name == "digests.json"]
+
+
 def test_a_tampered_base_is_not_built_on(programs: Path, request_: BuildRequest) -> None:
     base = build(request_).base
     changed = base.path.read_bytes()
@@ -409,7 +427,7 @@ def test_names_in_the_build_folder_are_relative() -> None:
         "--build-arg",
         "mirror=http://m/d",
         "--mksquashfs-args",
-        "-comp zstd -Xcompression-level 3 -no-xattrs",
+        "-comp zstd -Xcompression-level 3 -no-xattrs -action exclude@pathname(dev/*)",
         "image.sif",
         "/x/base.def",
     )

@@ -72,6 +72,8 @@ def test_a_manifest_other_than_its_digest_says_is_refused(serve: Callable[..., S
         [{"mediaType": LAYER, "size": 1, "digest": "sha256:../../etc/passwd"}],
         [{"mediaType": LAYER, "size": 1, "digest": None}],
         [{"mediaType": LAYER, "size": "1", "digest": f"sha256:{SHA256}"}],
+        [{"mediaType": LAYER, "size": 10**400, "digest": f"sha256:{SHA256}"}],
+        [{"mediaType": LAYER, "size": -5, "digest": f"sha256:{SHA256}"}],
         ["text"],
         None,
     ],
@@ -80,6 +82,17 @@ def test_what_is_no_sif_is_refused(layers: Any, serve: Callable[..., Site]) -> N
     content = json.dumps({"layers": layers}).encode()
     with pytest.raises(CaHpcError, match="no image of Apptainer's"):
         resolve(at(serve(content=content)), login=None)
+
+
+def test_a_manifest_nested_without_end_is_refused(serve: Callable[..., Site]) -> None:
+    with pytest.raises(CaHpcError, match="no image of Apptainer's"):
+        resolve(at(serve(content=b'{"layers": ' + b"[" * 200_000)), login=None)
+
+
+def test_an_endless_manifest_is_not_read_into_memory(serve: Callable[..., Site]) -> None:
+    site = serve(content=bytes(20 << 20), headers={"Content-Length": str(10**13)})
+    with pytest.raises(CaHpcError, match=r"127\.0\.0\.1:\d+ sends more than 4 MiB"):
+        resolve(at(site, tag="v1"), login=None)
 
 
 def test_a_pull_that_breaks_off_goes_on_where_it_stopped(
@@ -116,13 +129,15 @@ def test_a_refusal_is_told_with_the_next_move(
     with pytest.raises(CaHpcError, match=told) as refused:
         resolve(reference, login=None)
     assert str(reference) in refused.value.message and refused.value.hint
-    assert refused.value.exit_code == ExitCode.USAGE
+    missing = status == 404  # as of an image that is a file
+    assert refused.value.exit_code == (ExitCode.DIGEST_MISMATCH if missing else ExitCode.USAGE)
 
 
 def test_a_registry_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_TRIES", 0)
-    with pytest.raises(CaHpcError, match=r"oras://127\.0\.0\.1:1/a: cannot be reached"):
-        resolve(InRegistry("127.0.0.1:1", "a"), login=None)
+    said = r"oras://127\.0\.0\.1:1/a:v1: cannot be reached: Connection refused"
+    with pytest.raises(CaHpcError, match=said):
+        resolve(InRegistry("127.0.0.1:1", "a", tag="v1"), login=None)
 
 
 def test_a_failed_pull_speaks_of_images_not_of_weights(
@@ -139,3 +154,23 @@ def test_what_is_pushed_has_the_digest_of_its_bytes_and_no_other(tmp_path: Path)
     reference = InRegistry("127.0.0.1:1", "a", sha256="0" * 64)
     with pytest.raises(CaHpcError, match="follows from the image"):
         push(tmp_path / "x.sif", reference, sha256=SHA256, login=None, progress=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "place", ["https://127.0.0.1:1/up", "http://example.org/up", "//example.org/up", "http://[foo"]
+)
+def test_an_image_is_uploaded_to_its_registry_and_nowhere_else(
+    place: str, serve: Callable[..., Site], tmp_path: Path
+) -> None:
+    (tmp_path / "x.sif").write_bytes(SIF)
+    site = serve(content=b"", upload_to=place)
+    with pytest.raises(CaHpcError, match="to another address than its own"):
+        push(tmp_path / "x.sif", at(site), sha256=SHA256, login=None, progress=lambda *_: None)
+    assert site.script.uploaded == [b""]
+
+
+def test_an_upload_goes_where_its_registry_says(serve: Callable[..., Site], tmp_path: Path) -> None:
+    (tmp_path / "x.sif").write_bytes(SIF)
+    site = serve(content=b"", upload_to="/elsewhere?part=1")
+    push(tmp_path / "x.sif", at(site), sha256=SHA256, login=None, progress=lambda *_: None)
+    assert SIF in site.script.uploaded

@@ -157,6 +157,65 @@ def test_after_a_kill_the_next_one_goes_on_and_nothing_half_is_ever_there(shelf:
     assert shelf.file(SHA256).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("name", ["draft", ".draft", "image.sif", f"{SHA256}.draft"])
+def test_what_came_may_have_any_name(shelf: Shelf, name: str) -> None:
+    def bring(into: Path) -> Path:
+        return Path(bringing(CONTENT)(into).rename(into / name))
+
+    file = shelf.ensure(SHA256, use=USE, bring=bring, waiting=pytest.fail)
+    assert file.read_bytes() == CONTENT
+    assert [name for name in left(shelf) if name.endswith(".sif")] == [f"{SHA256}/image.sif"]
+
+
+def test_a_link_is_no_image(shelf: Shelf, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.sif"
+    elsewhere.write_bytes(CONTENT)
+
+    def bring(into: Path) -> Path:
+        (into / "came").symlink_to(elsewhere)
+        return into / "came"
+
+    with pytest.raises(CaHpcError, match="is no file"):
+        shelf.ensure(SHA256, use=USE, bring=bring, waiting=pytest.fail)
+    assert not shelf.file(SHA256).exists()
+
+
+def squat(incoming: Path, own: str, victim: Path) -> None:
+    """A folder for all, as another user would put it there, with links that lead elsewhere."""
+    (incoming / own / SHA256).mkdir(parents=True)
+    (incoming / own / SHA256 / "came").symlink_to(victim)
+    (incoming / own).chmod(0o777)
+
+
+def link(incoming: Path, own: str, victim: Path) -> None:
+    theirs = victim.with_name("theirs")
+    (theirs / SHA256).mkdir(parents=True)
+    (theirs / SHA256 / "came").symlink_to(victim)
+    (incoming / own).symlink_to(theirs)
+
+
+@pytest.mark.parametrize("lay", [squat, link])
+def test_what_others_laid_ready_is_not_written_to(
+    shared: Shelf, tmp_path: Path, lay: Callable[[Path, str, Path], None]
+) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    incoming = shared.folder / ".incoming"
+    incoming.mkdir(parents=True)
+    lay(incoming, f"{os.uname().nodename}-{os.getuid()}", victim)
+    file = add(shared)
+    assert victim.read_text() == "precious"
+    assert not file.is_symlink() and file.read_bytes() == CONTENT
+
+
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(shared: Shelf, tmp_path: Path) -> None:
+    (shared.folder / ".locks").mkdir(parents=True)
+    (shared.folder / ".locks" / SHA256).symlink_to(tmp_path / "nologin")
+    with pytest.raises(CaHpcError, match="cannot write to"):
+        add(shared)
+    assert not (tmp_path / "nologin").exists()
+
+
 def test_where_locks_do_not_reach_a_second_one_takes_what_the_first_put_there(
     shelf: Shelf, tmp_path: Path
 ) -> None:
@@ -200,6 +259,38 @@ def test_a_name_with_a_digest_is_refused_when_the_name_has_moved(shelf: Shelf) -
     with pytest.raises(DigestMismatch) as refused:
         shelf.find(InStore("training", OTHER_SHA256))
     assert SHA256 in refused.value.message and OTHER_SHA256 in refused.value.message
+
+
+def test_what_is_no_name_is_passed_over(shelf: Shelf, tmp_path: Path) -> None:
+    add(shelf)
+    shelf.give_name("training", SHA256)
+    names = shelf.folder / "names"
+    (names / "other").write_bytes("größer\n".encode("latin-1"))
+    (names / "short").write_text(SHA256[:10])
+    (names / "folder").mkdir()
+    os.mkfifo(names / "pipe")
+    (tmp_path / "a").write_text(SHA256)
+    (names / "linked").symlink_to(tmp_path / "a")
+    (names / "forged\x1b[2J").write_text(SHA256)
+    assert shelf.names() == {"training": SHA256}
+    (entry,) = shelf.entries()
+    assert entry.names == ("training",)
+
+
+def test_a_name_that_was_taken_away_is_free(shelf: Shelf) -> None:
+    add(shelf)
+    shelf.give_name("training", SHA256)
+    shelf.take_name("training")
+    assert shelf.names() == {} and shelf.file(SHA256).exists()
+    shelf.give_name("training", OTHER_SHA256)
+    with pytest.raises(CaHpcError, match="no name other"):
+        shelf.take_name("other")
+
+
+def test_a_pipe_in_place_of_a_use_is_none(shelf: Shelf) -> None:
+    file = add(shelf)
+    os.mkfifo(file.parent / "uses/pipe")
+    assert read_use(file.parent / "uses/pipe") is None
 
 
 def test_digits_that_several_images_begin_with_are_refused(shelf: Shelf) -> None:

@@ -17,6 +17,7 @@ from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Pin, Runtime, TaskState
 from ca_hpc.core.profile import Cluster
 from ca_hpc.core.record import Case, Cases, LabelFile, Origin, Pins, Result
+from ca_hpc.core.run_record import File, Rerun
 from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.report.gather import gather
 from ca_hpc.report.model import CaseScore, ReportContent
@@ -237,6 +238,14 @@ def test_tasks_are_shown_with_their_last_result_but_for_the_report_itself(run: R
     assert (row.state, row.attempts, row.node, row.seconds, row.cause) == (
         "FAILED", 2, "node3", 61.0, "killed by SIGKILL"
     )  # fmt: skip
+
+
+def test_the_facts_of_a_rerun_say_of_what_and_what_was_allowed(run: RunFolder) -> None:
+    assert "rerun of" not in dict(gathered(run).facts)
+    run.write("rerun.json", Rerun(File("neck-001", "ef" * 32, 3), ("data", "threads")))
+    facts = dict(gathered(run).facts)
+    assert facts["rerun of"] == f"neck-001, sha256:{'ef' * 32}"
+    assert facts["allowed to differ from it"] == "data, threads"
 
 
 def test_the_facts_say_what_ran_on_what(run: RunFolder) -> None:

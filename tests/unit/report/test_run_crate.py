@@ -77,7 +77,7 @@ def test_every_file_is_there_with_this_digest_and_size(
 def test_a_training_names_what_it_read_and_made(graph: dict[str, Entity]) -> None:
     task = graph[f"#task-{RETRIED}"]
     checkpoint = f"results/finetune/{MODEL}/fold_1/checkpoint_final.pth"
-    assert task["result"] == {"@id": checkpoint}
+    assert {"@id": checkpoint} in task["result"]
     assert task["description"] == "attempts: 2"
     assert (task["startTime"], task["endTime"]) == (
         "2025-01-01T09:00:00+00:00",
@@ -88,6 +88,40 @@ def test_a_training_names_what_it_read_and_made(graph: dict[str, Entity]) -> Non
     assert {f"#sha256-{'cd' * 32}", "splits.json"} <= read
     assert task["containerImage"] == {"@id": f"#image-{IMAGE.file.sha256}"}
     assert graph[task["containerImage"]["@id"]]["sha256"] == IMAGE.file.sha256
+
+
+def test_results_are_of_the_tasks_that_made_them(graph: dict[str, Entity]) -> None:
+    def made(task: str) -> set[str]:
+        results = graph[f"#task-{task}"].get("result", [])
+        return {each["@id"] for each in (results if isinstance(results, list) else [results])}
+
+    assert made("evaluate") == {"evaluation/scores.csv"}
+    assert {"splits.json", "data.html"} <= made("assemble")
+    scores = f"results/finetune/{MODEL}/fold_1/validation/summary.json"
+    assert scores in made(RETRIED) and scores not in made("evaluate")
+
+
+def test_an_image_has_the_tag_and_the_address_that_it_is_pulled_by(
+    run: RunFolder, record: RunRecord
+) -> None:
+    def named(reference: str | None) -> Entity:
+        image = replace(IMAGE, reference=reference)
+        document = crate(replace(record, image=image), own=record_file(run))
+        return _by_id(document)[f"#image-{IMAGE.file.sha256}"]
+
+    pulled = named(f"oras://ghcr.io:443/lab/ca-hpc@sha256:{IMAGE.file.sha256}")
+    assert (pulled["registry"], pulled["name"]) == ("ghcr.io:443", "lab/ca-hpc")
+    assert pulled["tag"] == f"sha256-{IMAGE.file.sha256}"
+    assert "registry" not in named("/images/neck.sif")
+
+
+def test_one_fold_is_counted_as_one(run: RunFolder, record: RunRecord) -> None:
+    arm = record.arms["scratch"]
+    one = replace(arm, folds={"0": arm.folds["0"]})
+    document = crate(
+        replace(record, arms={"scratch": one}, cases=1, people=1), own=record_file(run)
+    )
+    assert "1 image of 1 person, 1 trained fold, " in _by_id(document)["./"]["description"]
 
 
 def test_no_path_of_the_site_is_in_it(run: RunFolder, record: RunRecord) -> None:

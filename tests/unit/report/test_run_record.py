@@ -62,7 +62,8 @@ def test_a_finished_run_has_its_arms_attempts_and_results(tmp_path: Path) -> Non
     fold = arm.folds["1"]
     assert (fold.weights_sha256, fold.attempts) == ("11" * 32, 2)
     assert fold.checkpoint.path == f"results/finetune/{MODEL}/fold_1/checkpoint_final.pth"
-    assert [file.path for file in record.results[:2]] == ["evaluation/scores.csv", "report.html"]
+    named = [file.path for file in record.results[:3]]
+    assert named == ["evaluation/scores.csv", "data.html", "report.html"]
     assert f"results/scratch/{MODEL}/fold_0/validation/summary.json" in {
         file.path for file in record.results
     }

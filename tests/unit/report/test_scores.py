@@ -80,6 +80,33 @@ def test_the_comparison_is_a_file_for_programs_and_its_sentences_come_back(tmp_p
     assert read_summary(tmp_path) == ("finetune is better.", "So it is.")
 
 
+WRONG: dict[str, dict[str, object]] = {
+    "text for a number": {"dice": "0.9"},
+    "no text": {"person": []},
+    "nothing where a name belongs": {"source": None},
+    "more than all": {"dice": 1.5},
+    "what sums overflow with": {"relative_volume_difference": 1e308},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_scores_that_no_evaluation_says_are_refused(tmp_path: Path, what: str) -> None:
+    write_scores([SCORE], tmp_path)
+    file = tmp_path / "evaluation/scores.json"
+    (row,) = json.loads(file.read_text())
+    file.write_text(json.dumps([row | WRONG[what]]))
+    with pytest.raises(CaHpcError, match=r"scores\.json cannot be read"):
+        read_scores(tmp_path)
+
+
+@pytest.mark.parametrize("raw", [b"[{", b"\xff\xfe", b"{}", b"[1]", b'[{"dice": Infinity}]'])
+def test_a_damaged_file_of_scores_is_named(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/scores.json").write_bytes(raw)
+    with pytest.raises(CaHpcError, match=r"scores\.json cannot be read"):
+        read_scores(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"summary": 1}'])
 def test_a_damaged_comparison_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "evaluation/comparison.json"

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ca_hpc.store.digests import DigestCache, cached_sha256, sha256_file
+from ca_hpc.store.digests import (
+    DigestCache,
+    cached_sha256,
+    identity_of,
+    sealed_now,
+    sha256_file,
+)
 
 CONTENTS = b"spinal cord" * 200_000  # more than one chunk
 
@@ -108,6 +114,19 @@ def test_what_changes_while_it_is_read_is_not_remembered(file: Path, cache: Path
     digests.sealed(file, digest=read)
     assert not digests.knows(file)
     assert digests.sealed(file).sha256 == hashlib.sha256(b"another").hexdigest()
+
+
+def test_a_file_is_known_as_it_was_before_it_was_read(file: Path) -> None:
+    def read(path: Path) -> str:
+        path.write_bytes(b"another")
+        return "0" * 64
+
+    assert sealed_now(file, name="f", digest=read).identity != identity_of(file)
+
+
+def test_a_name_that_is_no_text_costs_the_cache_only(tmp_path: Path, cache: Path) -> None:
+    (file := tmp_path / "caf\udce9").write_bytes(CONTENTS)
+    assert cached_sha256(file, cache=cache) == hashlib.sha256(CONTENTS).hexdigest()
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -14,6 +15,8 @@ from ca_hpc import __version__
 from ca_hpc.processes import Finished, ProgramMissing
 from ca_hpc.store import software
 from ca_hpc.store.software import commit_here, cuda_of_torch, installed
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_the_versions_are_those_of_the_packages_themselves() -> None:
@@ -72,6 +75,39 @@ def test_the_commit_is_that_of_the_checkout(
     assert commit_here() == git("rev-parse", "HEAD")
     (tmp_path / "file").write_text("2")
     assert commit_here() == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_what_is_installed_of_a_checkout_knows_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, installed_in = tmp_path / "checkout", tmp_path / "site-packages"
+    for name in ("ca_hpc", "configs", "containers", "jobs"):
+        (checkout / name).mkdir(parents=True)
+        (checkout / name / "__init__.py").touch()
+    (checkout / "README.md").touch()
+    (checkout / "LICENSE").touch()
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copyfile(REPOSITORY / name, checkout / name)
+    (checkout / ".gitignore").write_text("*.egg-info\n")
+
+    def commit_of_what_is_built() -> str | None:
+        argv = (sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(installed_in))
+        subprocess.run(argv, cwd=checkout, check=True, capture_output=True)
+        monkeypatch.setattr(software, "PACKAGE", installed_in / "ca_hpc")
+        return commit_here()
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        argv = ("git", *who, "-C", str(checkout), *words)
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert commit_of_what_is_built() is None  # of a folder without git
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert commit_of_what_is_built() == git("rev-parse", "HEAD")
+    (checkout / "ca_hpc" / "new.py").touch()
+    assert commit_of_what_is_built() == git("rev-parse", "HEAD") + "-dirty"
 
 
 def test_without_git_nobody_knows_the_commit(

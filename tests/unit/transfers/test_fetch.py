@@ -256,6 +256,40 @@ def test_a_login_goes_to_its_own_host_alone(serve: Callable[..., Site], tmp_path
     assert "Authorization" not in other.script.seen[0][1]
 
 
+def test_a_redirect_gets_no_password_of_the_netrc(
+    serve: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password one\n"
+                     "machine localhost login me password two\n")  # fmt: skip
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    other = serve()
+    site = serve(redirect={"/m.zip": f"http://localhost:{other.port}/m.zip"})
+    get(site.url("/m.zip"), tmp_path)
+    assert site.script.seen[0][1]["Authorization"].startswith("Basic ")
+    assert "Authorization" not in other.script.seen[0][1]
+
+
+@pytest.mark.parametrize("target", ["http://[foo", "http://host:99999999/x", "\xff"])
+def test_a_redirect_to_what_is_no_address_is_refused(
+    serve: Callable[..., Site], tmp_path: Path, target: str
+) -> None:
+    site = serve(redirect={"/again": target})
+    with pytest.raises(CaHpcError, match=r"127\.0\.0\.1 redirects to what is no address"):
+        get(site.url("/again"), tmp_path)
+    assert left(tmp_path) == set()
+
+
+def test_a_length_that_is_no_number_of_use_is_not_believed(
+    serve: Callable[..., Site], tmp_path: Path
+) -> None:
+    told = Told()
+    site = serve(headers={"Content-Length": "7" * 5000}, drop_after=[len(CONTENT)])
+    assert get(site.url(), tmp_path, told, expected_sha256=SHA256).read_bytes() == CONTENT
+    assert told.progress[-1] == (len(CONTENT), None)
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "/again"])
 def test_redirects_to_nowhere_are_refused(
     serve: Callable[..., Site], tmp_path: Path, target: str
@@ -373,6 +407,23 @@ def test_a_certificate_of_the_environment_is_trusted_and_no_other(
     assert "REQUESTS_CA_BUNDLE" in (refused.value.hint or "")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.with_suffix(".crt")))
     assert get(site.url(), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_redirect_from_https_to_the_open_network_is_refused(
+    serve: Callable[..., Site],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    certificate: Path,
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    here = serve()
+    places = {"/out": "http://releases.invalid/m.zip", "/here": here.url("/m.zip")}
+    site = serve(context=context, redirect=places)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.with_suffix(".crt")))
+    with pytest.raises(CaHpcError, match=r"127\.0\.0\.1 redirects from https to plain http"):
+        get(site.url("/out"), tmp_path)
+    assert get(site.url("/here"), tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
