@@ -18,7 +18,7 @@ from ca_hpc.images.contents import content_sha256
 from ca_hpc.images.record import CannotAsk, ImageInfo, ask, record_path, write_record
 from ca_hpc.images.reference import InFile, InRegistry, InStore, Reference
 from ca_hpc.images.shelf import Entry, Shelf, Use
-from ca_hpc.images.signatures import Policy, Signed
+from ca_hpc.images.signatures import Policy, Signed, UntrustedImage
 from ca_hpc.images.signed_since import signed_since
 from ca_hpc.processes import Run
 from ca_hpc.store import archive as archives
@@ -135,7 +135,7 @@ def pull(
             entry = kept(reference, shelf=site.shelf)
             welcome(entry.sha256)
             nowhere = _nowhere(reference, site=site)
-            _ensure(entry.sha256, site=site, use=use, bring=nowhere, say=say)
+            _ensure(entry.sha256, what=reference, site=site, use=use, bring=nowhere, say=say)
             return Pulled(entry.file, entry.sha256, brought=False)
 
 
@@ -168,7 +168,7 @@ def _from_registry(
     sha256 = asked[0].sha256 if asked else reference.sha256
     assert sha256 is not None
     welcome(sha256)
-    file, brought = _ensure(sha256, site=site, use=use, bring=bring, say=say)
+    file, brought = _ensure(sha256, what=reference, site=site, use=use, bring=bring, say=say)
     pinned = InRegistry(reference.host, reference.name, sha256=sha256)
     return Pulled(file, sha256, brought, str(pinned))
 
@@ -197,7 +197,9 @@ def _from_file(
                 f"{given} cannot be copied: {error.strerror}", hint="mend that, and try again"
             ) from error
 
-    file, brought = _ensure(sha256, site=site, use=use, bring=bring, say=say, known=known)
+    file, brought = _ensure(
+        sha256, what=given, site=site, use=use, bring=bring, say=say, known=known
+    )
     return Pulled(file, sha256, brought)
 
 
@@ -224,12 +226,14 @@ def unpack(archive: Archive, *, site: Site, say: Say) -> None:
     if archives.IMAGE_RECORD in archive.files:
         with contextlib.suppress(ValueError):
             known = decode(ImageInfo, archive.text(archives.IMAGE_RECORD))
-    _ensure(image.sha256, site=site, use=None, bring=bring, say=say, known=known)
+    what = f"in {archive.path}"
+    _ensure(image.sha256, what=what, site=site, use=None, bring=bring, say=say, known=known)
 
 
 def _ensure(
     sha256: str,
     *,
+    what: object,
     site: Site,
     use: Use | None,
     bring: Callable[[Path], Path],
@@ -238,15 +242,19 @@ def _ensure(
 ) -> tuple[Path, bool]:
     """The image, and whether it was brought now; none of an image runs before it is trusted.
 
-    One that is there and damaged is brought anew where this user may. ``known``: what was recorded
-    of the file that it is, or was before it was signed.
+    One that is there and damaged is brought anew where this user may. ``what``: the image for
+    people, since the file that is refused goes. ``known``: what was recorded of the file that it
+    is, or was before it was signed.
     """
     brought: list[Path] = []
 
     def admit(image: Path) -> None:
         brought.append(image)
         if site.policy is not None:
-            signed = signatures.check(image, site.policy, run=site.run)
+            try:
+                signed = signatures.check(image, site.policy, run=site.run)
+            except UntrustedImage as error:
+                raise UntrustedImage(str(what), error.why, hint=error.hint) from error
             signatures.remember(signed, sha256, memory=site.signatures)
         # an image that was not made by ca-hpc is refused by the job that names it
         with contextlib.suppress(CaHpcError):

@@ -35,7 +35,7 @@ class UntrustedImage(CaHpcError):
 
     exit_code = ExitCode.DIGEST_MISMATCH
 
-    def __init__(self, image: Path | str, why: str, *, hint: str) -> None:
+    def __init__(self, image: Path | str, why: str, *, hint: str | None) -> None:
         super().__init__(f"image {image} {why}", hint=hint)
         self.why = why
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -393,7 +394,7 @@ def test_under_a_policy_an_unsigned_image_runs_nowhere(
     with pytest.raises(UntrustedImage) as refused:
         found(sif, site=strict, runs=runs)
     assert refused.value.exit_code == ExitCode.DIGEST_MISMATCH
-    with pytest.raises(UntrustedImage):
+    with pytest.raises(UntrustedImage, match=re.escape(f"image {sif} is not signed")):
         kept(strict, sif)
     assert site.shelf.entries() == ()
     assert set(apptainer.verbs) == {"verify"}  # nothing of it was run to ask what it is
