@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from ca_hpc.actions.images import Site, Verified
+    from ca_hpc.actions.image_site import Site
+    from ca_hpc.actions.image_verify import Verified
     from ca_hpc.images.collect import Outcome
     from ca_hpc.images.shelf import Entry
 
@@ -163,7 +164,7 @@ def image_push(
     as_json: AsJson = False,
 ) -> None:
     """Put an image into a registry; whoever may read it there can pull the same bytes."""
-    from ca_hpc.actions import images
+    from ca_hpc.actions import image_verify
     from ca_hpc.errors import SpecError
     from ca_hpc.images.reference import InRegistry, parse
 
@@ -171,7 +172,7 @@ def image_push(
     if not isinstance(target, InRegistry):
         raise SpecError(f"{to} is no registry", hint="oras://HOST/NAME:TAG")
     with screen.transfer() as progress:
-        pushed = images.push(
+        pushed = image_verify.push(
             parse(what),
             target,
             site=_site(store, cluster=cluster, keys=keys),
@@ -213,7 +214,7 @@ def image_unname(
     if as_json:
         answer({"taken": taken})  # as far as it gets: the end may be an error
     for name in names:
-        shelf.take_name(name)
+        shelf.names.take(name)
         taken.append(name)
     if not as_json:
         typer.echo(f"taken away: {', '.join(taken)}")
@@ -231,14 +232,14 @@ def image_verify(
     as_json: AsJson = False,
 ) -> None:
     """Read all bytes again and compare them with what was recorded; ask who signed them."""
-    from ca_hpc.actions import images
+    from ca_hpc.actions import image_verify
     from ca_hpc.images.reference import parse
 
     site = _site(store, cluster=cluster, keys=keys)
     whole: list[dict[str, Any]] = []
     if as_json:
         answer({"as_recorded": whole})  # as far as it gets: the end may be an error
-    for found in images.verify([parse(text) for text in what or ()], site=site):
+    for found in image_verify.verify([parse(text) for text in what or ()], site=site):
         whole.append(asdict(found))
         if not as_json:
             by = f", signed with {found.signed.key}" if found.signed else ""
@@ -334,17 +335,17 @@ def _site(
 def _keep(
     what: str, *, site: Site, name: str | None, replace: bool, authfile: Path | None = None
 ) -> dict[str, Any]:
-    from ca_hpc.actions import images
+    from ca_hpc.actions import image_pull
     from ca_hpc.images.reference import check_name, parse
 
     def welcome(sha256: str) -> None:  # before minutes of pulling
         if name is not None and not replace:
-            site.shelf.check_name(name, sha256)
+            site.shelf.names.check(name, sha256)
 
     if name is not None:
         check_name(name)
     with screen.transfer() as progress:
-        found = images.pull(
+        found = image_pull.pull(
             parse(what),
             site=site,
             authfile=authfile,
@@ -353,7 +354,7 @@ def _keep(
             progress=progress,
         )
     if name is not None:
-        site.shelf.give_name(name, found.sha256, replace=replace)
+        site.shelf.names.give(name, found.sha256, replace=replace)
     return asdict(found)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ca_hpc.actions.images import Say, Site, digest_of, kept, pull, trusted
+from ca_hpc.actions.image_pull import pull
+from ca_hpc.actions.image_site import Say, Site, digest_of, kept, trusted
 from ca_hpc.core.model import Pin
 from ca_hpc.errors import DigestMismatch
 from ca_hpc.images.record import ImageInfo, read_image

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ca_hpc import configs
 from ca_hpc.actions import job_data, job_image
-from ca_hpc.actions.images import Site, policy_of
+from ca_hpc.actions.image_site import Site, policy_of
 from ca_hpc.actions.job_data import JobData, Say, silent
 from ca_hpc.actions.job_model import check_patch_of, model_of
 from ca_hpc.actions.job_paths import absolute

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc import __version__, configs
-from ca_hpc.actions import images
 from ca_hpc.actions import submit as submission
+from ca_hpc.actions.image_pull import unpack
 from ca_hpc.actions.job_data import JobData, Say, silent
 from ca_hpc.actions.original import (
     Original,
@@ -140,7 +140,7 @@ def _original(source: Path, cluster: Cluster | None, *, host: Host, cache: Diges
 def _unpack_image(archive: Archive, cluster: Cluster, *, host: Host, say: Say) -> None:
     """Raises UntrustedImage with what to do about it: the archive stays as it is."""
     try:
-        images.unpack(archive, site=image_site(cluster, host=host), say=say)
+        unpack(archive, site=image_site(cluster, host=host), say=say)
     except UntrustedImage as error:
         raise UntrustedImage(
             f"in {archive.path}",

@@ -205,7 +205,7 @@ def _remove(
     aside = shelf.folder / f"{_REMOVING}{uuid.uuid4().hex}"
     try:
         with shelf.locked(entry.sha256, waiting=lambda: None, patience_s=0):
-            named = entry.sha256 in shelf.names().values()
+            named = entry.sha256 in shelf.names.all().values()
             kept = _kept(entry, places.pinned, places.runs, now=now, grace_s=grace_s)
             if named or kept:
                 return Outcome(entry, kept or ("named a moment ago",))

@@ -19,7 +19,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import shlex
 import shutil
 import stat
@@ -31,13 +30,23 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc.core.codec import decode, encode
-from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
+from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.images.names import OWN_STORE, Names, listed
 from ca_hpc.images.record import record_path
-from ca_hpc.images.reference import InStore, check_name
+from ca_hpc.images.reference import InStore
 from ca_hpc.store import atomic
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.lock import held
-from ca_hpc.store.shared import ENTRY, READABLE, STICKY, is_own, is_shared, make, owner, user_name
+from ca_hpc.store.shared import (
+    ENTRY,
+    READABLE,
+    STICKY,
+    is_own,
+    is_shared,
+    make,
+    small_text,
+    user_name,
+)
 
 FOLDER: Final = "images"
 IMAGE: Final = "image.sif"
@@ -50,11 +59,8 @@ INCOMING: Final = ".incoming"
 _LOCKS: Final = 0o2775
 _LOCK_FILE: Final = 0o664
 _IMAGE: Final = 0o444
-_MOST_TEXT: Final = 1 << 16  # bytes: a path has 4096 at most
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 _OTHERS: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
-_OWN_STORE: Final = "ask its owner, or name a store of your own: --store FOLDER, CA_HPC_STORE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +121,22 @@ class Shelf:
         except OSError:
             return False
 
+    @property
+    def names(self) -> Names:
+        """What people call the images."""
+        return Names(self.folder / NAMES, self.listing)
+
     # --- looking -----------------------------------------------------------------------------
 
     def entries(self) -> tuple[Entry, ...]:
         """All images, oldest first. Raises CaHpcError where they may not be seen."""
         names: dict[str, list[str]] = {}
-        for name, sha256 in sorted(self.names().items()):
+        for name, sha256 in sorted(self.names.all().items()):
             names.setdefault(sha256, []).append(name)
-        places = [place for place in self._listed(self.folder) if len(place.name) == 64]
+        places = [place for place in listed(self.folder) if len(place.name) == 64]
         found = [_entry(place / IMAGE, names=names.get(place.name, ())) for place in places]
         there = [entry for entry in found if entry is not None]
         return tuple(sorted(there, key=lambda entry: (entry.added, entry.sha256)))
-
-    def names(self) -> dict[str, str]:
-        """The sha256 that each name stands for. Raises CaHpcError where they may not be seen."""
-        found = {file.name: _named(file) for file in self._listed(self.folder / NAMES)}
-        return {name: sha256 for name, sha256 in found.items() if sha256 is not None}
 
     def find(self, reference: InStore) -> Entry | None:
         """The image that is meant. Raises CaHpcError for digits that several begin with, and
@@ -145,7 +151,7 @@ class Shelf:
                     hint=f"write more digits: {self.listing}",
                 )
             return found[0] if found else None
-        named = self.names().get(reference.name)
+        named = self.names.all().get(reference.name)
         if named is None:
             return None
         if reference.digits not in (None, named):
@@ -155,16 +161,6 @@ class Shelf:
                 hint=f"the name was given to another image: name it sha256:{reference.digits}",
             )
         return next((entry for entry in entries if entry.sha256 == named), None)
-
-    def _listed(self, folder: Path) -> list[Path]:
-        try:
-            return list(folder.iterdir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise CaHpcError(
-                f"{folder} cannot be read: {error.strerror}", hint=_OWN_STORE
-            ) from error
 
     # --- adding ------------------------------------------------------------------------------
 
@@ -201,51 +197,10 @@ class Shelf:
                 raise _not_writable(self.folder, error) from error
         return self.file(sha256)
 
-    def check_name(self, name: str, sha256: str) -> None:
-        """That ``name`` may be given to an image. Raises SpecError for what is no name, and
-        DigestMismatch where it stands for another image."""
-        there = self.names().get(check_name(name), sha256)
-        if there != sha256:
-            raise DigestMismatch(
-                f"image {name} in {self.folder} is sha256:{there}, not sha256:{sha256}",
-                hint="--replace gives the name to the new one; the old one keeps its sha256",
-            )
-
     def _stays(self, sha256: str, *, whole: Callable[[Path], bool]) -> bool:
         """Whether an image is there; also a damaged one that this user may not replace."""
         file = self.file(sha256)
         return self.has(sha256) and (whole(file) or not os.access(file.parent, os.W_OK))
-
-    def give_name(self, name: str, sha256: str, *, replace: bool = False) -> None:
-        """Let ``name`` stand for an image. Raises as ``check_name``, unless it is to be replaced,
-        and CaHpcError where that is not this user's to do."""
-        if self.names().get(check_name(name)) == sha256:
-            return
-        if not replace:
-            self.check_name(name, sha256)
-        file = self.folder / NAMES / name
-        try:
-            atomic.write_text(file, f"{sha256}\n", mode=READABLE if self._shared else None)
-        except OSError as error:
-            raise CaHpcError(
-                f"the name {name} cannot be given: {file}: {error.strerror}",
-                hint="it is somebody else's: choose another name",
-            ) from error
-
-    def take_name(self, name: str) -> None:
-        """Let ``name`` stand for no image any more. Raises CaHpcError where it stands for none, or
-        that is not this user's to do."""
-        file = self.folder / NAMES / check_name(name)
-        try:
-            file.unlink()
-        except FileNotFoundError as error:
-            raise CaHpcError(f"no name {name} in {self.folder}", hint=self.listing) from error
-        except OSError as error:
-            raise CaHpcError(
-                f"the name {name} cannot be taken away: {file}: {error.strerror}",
-                hint=f"ask {owner(file)}, who gave it, or {owner(file.parent)}, who owns the "
-                "folder",
-            ) from error
 
     @contextlib.contextmanager
     def locked(
@@ -368,34 +323,13 @@ def _entry(file: Path, *, names: Iterable[str]) -> Entry | None:
 def read_use(file: Path) -> Use | None:
     """A use; None for a file that is none, or that may not be read."""
     try:
-        return decode(Use, _text(file))
+        return decode(Use, small_text(file))
     except (OSError, ValueError):
         return None
-
-
-def _named(file: Path) -> str | None:
-    """The sha256 that a name stands for. All of a group put files there: None for what is no
-    name, or holds no sha256. Raises CaHpcError where that cannot be told."""
-    try:
-        text = _text(file).strip() if check_name(file.name) else ""
-    except (SpecError, ValueError, FileNotFoundError, PermissionError):
-        return None
-    except OSError as error:
-        raise CaHpcError(f"{file} cannot be read: {error.strerror}", hint="try again") from error
-    return text if _DIGEST.fullmatch(text) else None
-
-
-def _text(file: Path) -> str:
-    """Of a small file that anybody may have put there. Raises OSError, and ValueError for what is
-    no text and no plain file: a link, or a pipe, whose end may never come."""
-    if not stat.S_ISREG(file.lstat().st_mode):
-        raise ValueError(f"{file} is no file")
-    with file.open("rb") as stream:
-        return stream.read(_MOST_TEXT).decode()
 
 
 def _not_writable(folder: Path, error: OSError) -> CaHpcError:
     return CaHpcError(
         f"cannot write to {folder}: {error.filename or ''} {error.strerror}".replace(":  ", ": "),
-        hint=_OWN_STORE,
+        hint=OWN_STORE,
     )

@@ -19,6 +19,8 @@ STICKY: Final = 0o3775  # all may add, each removes their own
 ENTRY: Final = 0o2755  # of one who added it, for all to read
 READABLE: Final = 0o644
 
+_MOST_TEXT: Final = 1 << 16  # bytes: a path has 4096 at most
+
 
 def is_shared(root: Path) -> bool:
     """Whether a group shares what is in a folder. Raises OSError."""
@@ -78,3 +80,12 @@ def not_writable(folder: Path, error: OSError) -> CaHpcError:
         hint="ask its owner, or use another store: folders: {store: …} in the cluster's profile, "
         "else CA_HPC_STORE",
     )
+
+
+def small_text(file: Path) -> str:
+    """Of a small file that anybody may have put there. Raises OSError, and ValueError for what is
+    no text and no plain file: a link, or a pipe, whose end may never come."""
+    if not stat.S_ISREG(file.lstat().st_mode):
+        raise ValueError(f"{file} is no file")
+    with file.open("rb") as stream:
+        return stream.read(_MOST_TEXT).decode()

@@ -105,7 +105,7 @@ def test_what_one_adds_all_of_the_group_use(root: Path) -> None:
 
 def test_nobody_but_who_added_it_changes_or_removes_an_image(root: Path) -> None:
     file = as_user(ADDED, lambda: add(root))
-    as_user(ADDED, lambda: Shelf(root).give_name("training", "0" * 64))
+    as_user(ADDED, lambda: Shelf(root).names.give("training", "0" * 64))
     attempts: list[Callable[[], object]] = [
         lambda: file.write_bytes(b"other"),
         lambda: file.chmod(0o644),
@@ -119,7 +119,7 @@ def test_nobody_but_who_added_it_changes_or_removes_an_image(root: Path) -> None
         with pytest.raises(PermissionError):
             as_user(OTHER, attempt)
     with pytest.raises(RuntimeError, match="cannot be given"):
-        as_user(OTHER, lambda: Shelf(root).give_name("training", SHA256, replace=True))
+        as_user(OTHER, lambda: Shelf(root).names.give("training", SHA256, replace=True))
     assert file.read_bytes() == CONTENT
 
 
@@ -171,18 +171,18 @@ def test_what_one_laid_ready_for_another_s_image_is_not_written_to(root: Path) -
 
 def test_names_are_taken_away_by_who_gave_them_and_by_the_owner_of_the_store(root: Path) -> None:
     as_user(ADDED, lambda: add(root))  # owns images/ and names/
-    as_user(OTHER, lambda: Shelf(root).give_name("theirs", SHA256))
-    as_user(ADDED, lambda: Shelf(root).give_name("ours", SHA256))
+    as_user(OTHER, lambda: Shelf(root).names.give("theirs", SHA256))
+    as_user(ADDED, lambda: Shelf(root).names.give("ours", SHA256))
     with pytest.raises(RuntimeError, match=f"ask {ADDED}"):
         as_user(OTHER, lambda: unname(root, "ours"))
     as_user(ADDED, lambda: unname(root, "theirs"))
     as_user(ADDED, lambda: unname(root, "ours"))
-    assert Shelf(root).names() == {}
+    assert Shelf(root).names.all() == {}
 
 
 def unname(root: Path, name: str) -> None:
     try:
-        Shelf(root).take_name(name)
+        Shelf(root).names.take(name)
     except CaHpcError as error:
         raise CaHpcError(f"{error.message}: {error.hint}") from error
 

@@ -27,7 +27,8 @@ TASKS = 50
 ASK = """
 import sys, time
 from pathlib import Path
-from ca_hpc.actions.images import Site, pull
+from ca_hpc.actions.image_pull import pull
+from ca_hpc.actions.image_site import Site
 from ca_hpc.images.reference import parse
 from ca_hpc.images.shelf import Shelf, Use
 

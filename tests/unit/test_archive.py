@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ca_hpc.actions.archive import Archived, archive
-from ca_hpc.actions.images import Site, unpack
+from ca_hpc.actions.image_pull import unpack
+from ca_hpc.actions.image_site import Site
 from ca_hpc.actions.original import Original, of_archive, of_run
 from ca_hpc.actions.relocate import holding, relocate
 from ca_hpc.core.codec import encode

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ca_hpc.actions.images import Site, pull, verify
+from ca_hpc.actions.image_pull import pull
+from ca_hpc.actions.image_site import Site
+from ca_hpc.actions.image_verify import verify
 from ca_hpc.actions.job_data import silent
 from ca_hpc.actions.job_image import find, keep
 from ca_hpc.core.model import Pin
@@ -104,7 +106,7 @@ def found(wanted: object, *, site: Site, runs: Path, fetch: bool = True) -> Imag
 def kept(site: Site, sif: Path, *, name: str = "training") -> Path:
     """The image in the store, with a name, and gone from where it came from."""
     pulled = pull(parse(str(sif)), site=site, say=silent, progress=lambda done, total: None)
-    site.shelf.give_name(name, pulled.sha256)
+    site.shelf.names.give(name, pulled.sha256)
     sif.unlink()
     return pulled.file
 

@@ -99,12 +99,12 @@ def test_a_run_with_another_image_keeps_none(shelf: Shelf, runs: Path) -> None:
 
 
 def test_a_name_keeps_an_image(shelf: Shelf) -> None:
-    shelf.give_name("training", SHA256)
+    shelf.names.give("training", SHA256)
     assert "named training" in after(shelf, 100 * LATER).kept
 
 
 def test_all_that_keeps_an_image_is_told(shelf: Shelf, runs: Path) -> None:
-    shelf.give_name("training", SHA256)
+    shelf.names.give("training", SHA256)
     pin(runs / "old-001")
     assert after(shelf, 0).kept == (
         "named training",

@@ -241,21 +241,21 @@ def test_where_locks_do_not_reach_a_second_one_takes_what_the_first_put_there(
 def test_a_name_stands_for_one_image_until_it_is_moved(shelf: Shelf) -> None:
     add(shelf)
     add(shelf, OTHER)
-    shelf.give_name("training", SHA256)
-    shelf.give_name("training", SHA256)
+    shelf.names.give("training", SHA256)
+    shelf.names.give("training", SHA256)
     with pytest.raises(DigestMismatch) as refused:
-        shelf.give_name("training", OTHER_SHA256)
+        shelf.names.give("training", OTHER_SHA256)
     assert SHA256 in refused.value.message and "--replace" in str(refused.value.hint)
     entry = shelf.find(InStore("training"))
     assert entry is not None and entry.sha256 == SHA256
-    shelf.give_name("training", OTHER_SHA256, replace=True)
+    shelf.names.give("training", OTHER_SHA256, replace=True)
     entry = shelf.find(InStore("training"))
     assert entry is not None and (entry.sha256, entry.names) == (OTHER_SHA256, ("training",))
 
 
 def test_a_name_with_a_digest_is_refused_when_the_name_has_moved(shelf: Shelf) -> None:
     add(shelf)
-    shelf.give_name("training", SHA256)
+    shelf.names.give("training", SHA256)
     with pytest.raises(DigestMismatch) as refused:
         shelf.find(InStore("training", OTHER_SHA256))
     assert SHA256 in refused.value.message and OTHER_SHA256 in refused.value.message
@@ -263,7 +263,7 @@ def test_a_name_with_a_digest_is_refused_when_the_name_has_moved(shelf: Shelf) -
 
 def test_what_is_no_name_is_passed_over(shelf: Shelf, tmp_path: Path) -> None:
     add(shelf)
-    shelf.give_name("training", SHA256)
+    shelf.names.give("training", SHA256)
     names = shelf.folder / "names"
     (names / "other").write_bytes("größer\n".encode("latin-1"))
     (names / "short").write_text(SHA256[:10])
@@ -272,19 +272,19 @@ def test_what_is_no_name_is_passed_over(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "a").write_text(SHA256)
     (names / "linked").symlink_to(tmp_path / "a")
     (names / "forged\x1b[2J").write_text(SHA256)
-    assert shelf.names() == {"training": SHA256}
+    assert shelf.names.all() == {"training": SHA256}
     (entry,) = shelf.entries()
     assert entry.names == ("training",)
 
 
 def test_a_name_that_was_taken_away_is_free(shelf: Shelf) -> None:
     add(shelf)
-    shelf.give_name("training", SHA256)
-    shelf.take_name("training")
-    assert shelf.names() == {} and shelf.file(SHA256).exists()
-    shelf.give_name("training", OTHER_SHA256)
+    shelf.names.give("training", SHA256)
+    shelf.names.take("training")
+    assert shelf.names.all() == {} and shelf.file(SHA256).exists()
+    shelf.names.give("training", OTHER_SHA256)
     with pytest.raises(CaHpcError, match="no name other"):
-        shelf.take_name("other")
+        shelf.names.take("other")
 
 
 def test_a_pipe_in_place_of_a_use_is_none(shelf: Shelf) -> None:
@@ -312,7 +312,7 @@ def test_a_store_of_a_group_is_open_to_it_whatever_the_umask(shared: Shelf) -> N
     before = os.umask(0o077)
     try:
         add(shared)
-        shared.give_name("training", SHA256)
+        shared.names.give("training", SHA256)
     finally:
         os.umask(before)
     entry = shared.folder / SHA256
