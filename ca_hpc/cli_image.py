@@ -84,7 +84,7 @@ def image_build(
     from ca_hpc.actions.image_lock import line
     from ca_hpc.actions.prepare import Host
     from ca_hpc.actions.weights import cargo
-    from ca_hpc.images.build import BuildRequest, build_image
+    from ca_hpc.images.building.build import BuildRequest, build_image
     from ca_hpc.images.reference import check_name
     from ca_hpc.weights.store import WeightStore
 

@@ -30,7 +30,7 @@ from ca_hpc.core.record import Cases, Origin
 from ca_hpc.core.run_record import AttemptRecord, File, Image, RunRecord
 from ca_hpc.core.spec import JobSpec
 from ca_hpc.errors import CaHpcError, DigestMismatch
-from ca_hpc.images.host_wheels import fetch_host_wheels
+from ca_hpc.images.building.host_wheels import fetch_host_wheels
 from ca_hpc.images.record import ImageInfo, read_image, record_path
 from ca_hpc.images.reference import SCHEME
 from ca_hpc.report.model import CaseScore

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.images.building.lock import differences, lock_file, lock_text, read_lock
 from ca_hpc.images.changes import Change
-from ca_hpc.images.lock import differences, lock_file, lock_text, read_lock
 from ca_hpc.images.record import read_image
 from ca_hpc.store import atomic
 from ca_hpc.store.shipped import is_installed

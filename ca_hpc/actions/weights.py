@@ -14,7 +14,7 @@ from ca_hpc import configs
 from ca_hpc.actions.job_weights import addable, not_there
 from ca_hpc.core.profile import Model
 from ca_hpc.errors import CaHpcError, DigestMismatch, SpecError
-from ca_hpc.images.build import Cargo
+from ca_hpc.images.building.build import Cargo
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.weights import describe, places
 from ca_hpc.weights import manifest as manifests

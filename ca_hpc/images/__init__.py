@@ -1,1 +1,1 @@
-"""Container images: recipes, building, and what is known of those that exist."""
+"""Container images: what is known of them, where they are kept, and whose are trusted."""

@@ -15,8 +15,8 @@ from typing import Final
 
 from ca_hpc import processes
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.pins import Pin, canonical, parse_pin, read_pins
-from ca_hpc.images.python_wheels import call_pip, target
+from ca_hpc.images.building.pins import Pin, canonical, parse_pin, read_pins
+from ca_hpc.images.building.python_wheels import call_pip, target
 from ca_hpc.processes import Run
 from ca_hpc.store import atomic
 from ca_hpc.store.shipped import shipped

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ca_hpc.images import recipes
+from ca_hpc.images.building import recipes
 from ca_hpc.images.record import ImageInfo, read_image
 from ca_hpc.store.sif import system_partition
 from tests.kept_venv import kept_venv

@@ -22,9 +22,9 @@ import pytest
 
 from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
-from ca_hpc.images import recipes
-from ca_hpc.images.apptainer_build import build_argv
-from ca_hpc.images.build import BuildRequest, BuiltImage, Cargo, build_base, build_image
+from ca_hpc.images.building import recipes
+from ca_hpc.images.building.apptainer_build import build_argv
+from ca_hpc.images.building.build import BuildRequest, BuiltImage, Cargo, build_base, build_image
 from ca_hpc.images.changes import Change
 from ca_hpc.images.record import read_image, record_path, verify_image, write_record
 from ca_hpc.processes import Finished

@@ -13,13 +13,13 @@ import pytest
 
 from ca_hpc import __version__
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images import recipes
-from ca_hpc.images.debian import host_mirror, main_archive
-from ca_hpc.images.package_wheel import pack_wheel
-from ca_hpc.images.pins import Pin, canonical, read_pins
+from ca_hpc.images.building import recipes
+from ca_hpc.images.building.debian import host_mirror, main_archive
+from ca_hpc.images.building.package_wheel import pack_wheel
+from ca_hpc.images.building.pins import Pin, canonical, read_pins
 from ca_hpc.store.shipped import shipped
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_equal_code_gives_an_equal_wheel_with_a_true_record(tmp_path: Path) -> N
 
 def test_the_wheel_holds_the_code_that_runs(tmp_path: Path) -> None:
     with zipfile.ZipFile(pack_wheel(tmp_path)) as archive:
-        packed = archive.read("ca_hpc/images/package_wheel.py")
+        packed = archive.read("ca_hpc/images/building/package_wheel.py")
     running = Path(pack_wheel.__code__.co_filename).read_bytes()
     assert hashlib.sha256(packed).digest() == hashlib.sha256(running).digest()
 

@@ -10,9 +10,9 @@ import pytest
 
 from ca_hpc.actions.image_lock import lock
 from ca_hpc.errors import CaHpcError, DigestMismatch
-from ca_hpc.images import recipes
+from ca_hpc.images.building import recipes
+from ca_hpc.images.building.lock import differences, lock_file, lock_text, read_lock
 from ca_hpc.images.changes import Change, Packages, changes
-from ca_hpc.images.lock import differences, lock_file, lock_text, read_lock
 from ca_hpc.images.record import Contents, ImageInfo, Origin, write_record
 from ca_hpc.store import shipped as shipping
 from tests.sif import write_sif

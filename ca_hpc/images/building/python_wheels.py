@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.pins import read_pins
+from ca_hpc.images.building.pins import read_pins
 from ca_hpc.images.record import last_lines
 from ca_hpc.processes import Run
 from ca_hpc.store.digests import sha256_file

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images import recipes
-from ca_hpc.images.apptainer_build import environment
+from ca_hpc.images.building import recipes
+from ca_hpc.images.building.apptainer_build import environment
+from ca_hpc.images.building.debian import host_mirror
+from ca_hpc.images.building.layer import Layer, Made, Prepared, Progress, make
+from ca_hpc.images.building.package_wheel import pack_wheel
+from ca_hpc.images.building.python_wheels import fetch_wheels
+from ca_hpc.images.building.recipes import Recipe, Variant
 from ca_hpc.images.changes import Change, changes
-from ca_hpc.images.debian import host_mirror
-from ca_hpc.images.layer import Layer, Made, Prepared, Progress, make
-from ca_hpc.images.package_wheel import pack_wheel
-from ca_hpc.images.python_wheels import fetch_wheels
-from ca_hpc.images.recipes import Recipe, Variant
 from ca_hpc.images.record import ImageInfo, read_image, verify_image
 from ca_hpc.processes import Run
 from ca_hpc.store.digests import sha256_file

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.package_wheel import pack_wheel
+from ca_hpc.images.building.package_wheel import pack_wheel
 from ca_hpc.images.record import last_lines
 from ca_hpc.processes import Run
 

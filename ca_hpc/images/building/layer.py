@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images import apptainer_build
-from ca_hpc.images.apptainer_build import fakeroot_here, tool_versions
-from ca_hpc.images.recipes import Recipe
+from ca_hpc.images.building import apptainer_build
+from ca_hpc.images.building.apptainer_build import fakeroot_here, tool_versions
+from ca_hpc.images.building.recipes import Recipe
 from ca_hpc.images.record import (
     ImageInfo,
     Origin,

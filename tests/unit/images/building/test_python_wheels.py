@@ -12,9 +12,9 @@ import pytest
 from ca_hpc import __version__, processes
 from ca_hpc.errors import CaHpcError
 from ca_hpc.images import pin_hashes
-from ca_hpc.images.package_wheel import pack_wheel
-from ca_hpc.images.pins import Pin, read_pins
-from ca_hpc.images.python_wheels import fetch_wheels
+from ca_hpc.images.building.package_wheel import pack_wheel
+from ca_hpc.images.building.pins import Pin, read_pins
+from ca_hpc.images.building.python_wheels import fetch_wheels
 
 ZEROS, ONES = "0" * 64, "1" * 64
 

@@ -12,10 +12,10 @@ import pytest
 import tomllib
 
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.host_wheels import DIRECT, fetch_host_wheels, installed_with
+from ca_hpc.images.building.host_wheels import DIRECT, fetch_host_wheels, installed_with
 from ca_hpc.processes import Finished
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def test_they_are_what_the_package_depends_on() -> None:

@@ -15,10 +15,10 @@ import yaml
 
 from ca_hpc.core.codec import decode
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images import recipes
+from ca_hpc.images.building import recipes
+from ca_hpc.images.building.pins import canonical
+from ca_hpc.images.building.recipes import Recipe, digest
 from ca_hpc.images.changes import Change, Packages, changes
-from ca_hpc.images.pins import canonical
-from ca_hpc.images.recipes import Recipe, digest
 from ca_hpc.images.record import ImageInfo
 from ca_hpc.store.shipped import shipped
 

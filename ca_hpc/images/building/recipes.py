@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from ca_hpc.images.pins import Pin, read_pins
+from ca_hpc.images.building.pins import Pin, read_pins
 from ca_hpc.store.digests import sha256_file
 from ca_hpc.store.shipped import shipped
 

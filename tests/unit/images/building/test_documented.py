@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ca_hpc.images import recipes
+from ca_hpc.images.building import recipes
 
-DOCUMENT = Path(__file__).parents[3] / "docs/images.md"
+DOCUMENT = Path(__file__).parents[4] / "docs/images.md"
 
 
 @pytest.mark.parametrize("variant", ["cpu", "cuda"])
