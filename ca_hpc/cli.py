@@ -207,9 +207,9 @@ def _warn(text: str) -> None:
 
 
 def _fail(error: CaHpcError) -> NoReturn:
-    typer.echo(f"error: {error.message}", err=True)
+    typer.echo(screen.printable(f"error: {error.message}"), err=True)
     if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
+        typer.echo(screen.printable(f"hint: {error.hint}"), err=True)
     answer_error(error)
     sys.exit(int(error.exit_code))
 

@@ -58,11 +58,8 @@ def image_build(
         typer.Option(help="Weights to carry: profile, sha256 or file; may be given several times."),
     ] = None,
     cuda: Annotated[bool, typer.Option("--cuda/--cpu", help="For GPUs, or without.")] = True,
-    store: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of base images (not of weights by name); default: beside the output."
-        ),
+    bases: Annotated[
+        Path | None, typer.Option(help="Folder of base images; default: beside the output.")
     ] = None,
     base: Annotated[Path | None, typer.Option(help="An existing base image.")] = None,
     wheels: Annotated[
@@ -75,6 +72,8 @@ def image_build(
     name: Annotated[
         str | None, typer.Option(help="Keep it in the store of images, too, under this name.")
     ] = None,
+    cluster: Cluster = None,
+    store: Store = None,
     as_json: AsJson = False,
 ) -> None:
     """Build the image that tasks run in: a base, built once, and this package on top of it."""
@@ -85,20 +84,19 @@ def image_build(
     from ca_hpc.actions.prepare import Host
     from ca_hpc.actions.weights import cargo
     from ca_hpc.images.building.build import BuildRequest, build_image
-    from ca_hpc.images.reference import check_name
     from ca_hpc.weights.store import WeightStore
 
-    if name is not None:
-        check_name(name)  # before minutes of building
+    site = _site_of_build(name, store=store, cluster=cluster)  # before minutes of building
     host = Host.here()
+    kept_bases = (bases or output.parent).absolute()
     made = build_image(
         BuildRequest(
             output=output.absolute(),
-            store=(store or output.parent).absolute(),
+            bases=kept_bases,
             weights=cargo(
                 weights or (),
                 store=WeightStore(host.store),
-                keep=WeightStore((store or output.parent).absolute()),
+                keep=WeightStore(kept_bases),
                 here=host.folder,
             ),
             base=base,
@@ -112,8 +110,8 @@ def image_build(
         built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     image = made.image
-    if name is not None:
-        _keep(str(image.path.absolute()), site=_site(), name=name, replace=True)
+    if site is not None:
+        _keep(str(image.path.absolute()), site=site, name=name, replace=True)
     if as_json:
         answer({**asdict(image), "changes": [asdict(change) for change in made.changes]})
         return
@@ -330,6 +328,29 @@ def _site(
     host = Host.here()
     profile = configs.cluster(cluster, relative_to=host.folder) if cluster else None
     return image_site(profile, host=host, store=store, keys=keys or ())
+
+
+def _site_of_build(name: str | None, *, store: Path | None, cluster: str | None) -> Site | None:
+    """Where an image that is to be built will be kept; without a name: nowhere."""
+    from ca_hpc.errors import SpecError
+    from ca_hpc.images.reference import check_name
+
+    if name is None:
+        if store or cluster:
+            raise SpecError(
+                "--store and --cluster say where the image is kept, but it has no name",
+                hint="--name NAME; the folder of bases is --bases FOLDER",
+            )
+        return None
+    check_name(name)
+    site = _site(store, cluster=cluster)
+    if site.policy is not None and site.policy.required:
+        raise SpecError(
+            f"cluster {cluster} takes signed images only, and a new one is not signed",
+            hint=f"build it without --name, sign it, then: ca-hpc image pull FILE --name {name} "
+            f"--cluster {cluster}",
+        )
+    return site
 
 
 def _keep(

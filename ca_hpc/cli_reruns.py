@@ -60,7 +60,7 @@ def rerun(
     from ca_hpc.core.drift import check_allowed, refuse
 
     def say(text: str) -> None:
-        typer.echo(text, err=True)
+        typer.echo(screen.printable(text), err=True)
 
     allowed = allow or []
     check_allowed(allowed)
@@ -205,8 +205,8 @@ def _show_table(cells: Sequence[Sequence[str]]) -> None:
 
 
 def _line(text: str) -> None:
-    """Names come out of foreign archives, and a terminal obeys what it is sent."""
-    typer.echo("".join(c if c.isprintable() else "?" for c in text))
+    """Names come out of foreign archives: one must not begin a line of its own."""
+    typer.echo(screen.printable(text.replace("\n", "?")))
 
 
 def _size(count: int) -> str:

@@ -31,6 +31,11 @@ GAP: Final = 1
 SPARED: Final = ("attempts", "job", "node", "time", "progress", "cause")
 
 
+def printable(text: str) -> str:
+    """Lines of text without what a terminal would obey: names come out of foreign files."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 def watch(run: RunFolder, *, quiet: bool, cancel_on_interrupt: bool) -> RunStatus:
     """Show progress until the run has ended, then, unless ``quiet``, its outcome.
 

@@ -92,7 +92,9 @@ def finished(parent: Path) -> RunFolder:
     run = submitted(parent)
     planned = run.preprocessed / DATASET
     planned.mkdir(parents=True)
-    (planned / "nnUNetPlans.json").write_text("{}")
+    run.plans.mkdir()
+    for folder in (planned, run.plans):
+        (folder / "nnUNetPlans.json").write_text("{}")
     run.write("arms.json", dict.fromkeys(run.spec.arms, "nnUNetPlans"))
     run.write("splits.json", [])
     run.write("test_sets.json", {"test": []})
@@ -119,21 +121,29 @@ def attempt(
 ) -> Path:
     """An attempt of an hour's time; None: it has not ended."""
     number, folder = run.new_attempt(task, job="101", restart=0)
-    started, ended = (f"2025-01-01T{h:02}:00:00+00:00" for h in (hour, hour + 1))
-    record = Attempt(number, "101", 0, "node1", 1, started, (), machine=MACHINE)
+    record = Attempt(number, "101", 0, "node1", 1, _time(hour), (), machine=MACHINE)
     run.write_attempt(folder, record)
     (folder / "software.json").write_text(encode(SOFTWARE))
     if task.startswith("train-"):
         start = {"event": "start", "torch_threads": 4, "workers": 3, "cpu_capability": "AVX2"}
         (folder / "progress.jsonl").write_text(json.dumps({**start, "cudnn": 92000}) + "\n")
     if state is not None:
-        failed = state is not TaskState.COMPLETED
-        failure = "gpu" if failed else None
-        result = Result(
-            task, folder.name, state, int(failed), started, ended, 3600.0, "node1", failure=failure
-        )
-        run.write_result(folder, result)
+        end(run, task, state=state, hour=hour)
     return folder
+
+
+def end(run: RunFolder, task: str, *, state: TaskState, hour: int) -> None:
+    """The end of the task's newest attempt, which took an hour."""
+    folder = run.attempts(task)[-1]
+    failed = state is not TaskState.COMPLETED
+    failure = "gpu" if failed else None
+    times = (_time(hour), _time(hour + 1), 3600.0)
+    result = Result(task, folder.name, state, int(failed), *times, "node1", failure=failure)
+    run.write_result(folder, result)
+
+
+def _time(hour: int) -> str:
+    return f"2025-01-01T{hour:02}:00:00+00:00"
 
 
 def _case(who: str, session: str) -> Case:

@@ -20,6 +20,7 @@ from tests.recorded_run import DATASET, IMAGE, finished, sha256
 from tests.sif import write_sif
 
 SUBJECTS = ("anna", "ben")
+PLANS = "nnUNetPlans.json"
 
 
 def rerunnable(parent: Path) -> RunFolder:
@@ -41,9 +42,10 @@ def rerunnable(parent: Path) -> RunFolder:
     run.file("splits.json").write_text(json.dumps(folds, indent=1) + "\n")
     run.file("test_sets.json").write_text("{}\n")
     write_seals(run.file(SEALS), seal(run.path, ("splits.json", "test_sets.json")))
-    plans = run.preprocessed / DATASET
-    (plans / "nnUNetPlans.json").write_text('{"plans_name": "nnUNetPlans"}\n')
-    write_seals(plans / SEALS, seal(plans, ("nnUNetPlans.json",)))
+    for folder in (run.preprocessed / DATASET, run.plans):
+        (folder / PLANS).write_text('{"plans_name": "nnUNetPlans"}\n')
+        write_seals(folder / SEALS, seal(folder, (PLANS,)))
+    write_seals(run.trainers / SEALS, seal(run.trainers, ("my trainer.py",)))
     _pin(run, parent)
     write_scores([_score(case) for case in cases], run.path)
     return run

@@ -24,6 +24,7 @@ class Script:
     statuses: list[int] = field(default_factory=list)  # instead of an answer, one per request
     headers: dict[str, str] = field(default_factory=dict)
     redirect: dict[str, str] = field(default_factory=dict)  # path: address
+    files: dict[str, bytes] | None = None  # all that there is, by path; HEAD knows no other
     upload_to: str | None = None  # where a POST is told to go on
     uploaded: list[bytes] = field(default_factory=list)
     silent: bool = False
@@ -60,8 +61,18 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 self.answer(script.statuses.pop(0), {}, b"no")
             elif self.path in script.redirect:
                 self.answer(302, {"Location": script.redirect[self.path]}, b"")
+            elif script.files is not None:
+                there = script.files.get(self.path)
+                self.answer(404 if there is None else 200, {}, there or b"")
             else:
                 self.send_file()
+
+        def do_HEAD(self) -> None:
+            script.seen.append((self.path, dict(self.headers)))
+            there = (script.files or {}).get(self.path)
+            self.send_response(404 if there is None else 200)
+            self.send_header("Content-Length", str(len(there or b"")))
+            self.end_headers()
 
         def do_POST(self) -> None:
             script.uploaded.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))

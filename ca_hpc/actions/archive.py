@@ -7,42 +7,33 @@ the paths of results. Checkpoints stay behind as well: a rerun makes them.
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from ca_hpc import __version__, processes
 from ca_hpc.actions.archive_readme import readme
+from ca_hpc.actions.archive_texts import member_texts, weights_name
 from ca_hpc.actions.job_data import Say
-from ca_hpc.actions.original import Original, given_facts, of_run, text_sha256
-from ca_hpc.core import door
+from ca_hpc.actions.original import PUT_BACK, Original, given_facts, of_run, trainer_facts
 from ca_hpc.core.codec import decode, encode
-from ca_hpc.core.data_spec import PairsSource, SplitFile
 from ca_hpc.core.drift import drift, refuse
-from ca_hpc.core.profile import Cluster
-from ca_hpc.core.pseudonyms import Pseudonyms, owner_of, pseudonyms
-from ca_hpc.core.record import Cases, Origin
-from ca_hpc.core.run_record import AttemptRecord, File, Image, RunRecord
-from ca_hpc.core.spec import JobSpec
+from ca_hpc.core.pseudonyms import owner_of
+from ca_hpc.core.run_record import RunRecord
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.images.building.host_wheels import fetch_host_wheels
 from ca_hpc.images.record import ImageInfo, read_image, record_path
-from ca_hpc.images.reference import SCHEME
-from ca_hpc.report.model import CaseScore
 from ca_hpc.report.run_record import compose
-from ca_hpc.report.scores import read_scores, scores_text
 from ca_hpc.store import archive as archives
 from ca_hpc.store.archive import FORMAT, KIND, Manifest, Names
 from ca_hpc.store.digests import DigestCache
-from ca_hpc.store.given import PLANS, SPLITS, TEST_SETS, division_of
 from ca_hpc.store.pack import Pack
 from ca_hpc.store.run_folder import RunFolder, inside
-from ca_hpc.store.sealed_tar import Member, Progress, short
+from ca_hpc.store.sealed_tar import Member, Progress
 from ca_hpc.store.sealed_tar_writer import Content, check_target, write_sealed
 from ca_hpc.weights.store import WeightStore
 
@@ -86,20 +77,16 @@ def archive(
 
     ``images``: with images and labels, whose headers nobody has looked at. ``names: kept``: ids of
     cases, subjects and sessions as they are. ``overwrite``: an archive that is there. ``wheels``
-    fills a folder with those of the host side. Raises DigestMismatch where plans, splits, image or
-    weights are not those that were recorded.
+    fills a folder with those of the host side. Raises DigestMismatch where plans, splits, trainers,
+    image or weights are not those that were recorded, or change while they are written.
     """
     target = target.absolute()
-    check_target(target, KIND)
-    if target.exists() and not overwrite:
-        raise CaHpcError(
-            f"{target} is there already", hint="name a new file: -o study.tar; or: --replace"
-        )
+    check_target(target, KIND, overwrite=overwrite)
     was = of_run(run, compose(run), store=store)
-    now = given_facts(was.plans, splits=was.splits, test_sets=was.test_sets)
-    recorded = {name: was.facts.get(name, "") for name in now}
-    refuse(drift(recorded, now), allowed=(), hint="put back what was recorded")
-    texts = _texts(run, was, pseudonyms(was.cases) if names == "replaced" else None)
+    _refuse_changed(was)
+    if "wheels" not in without:
+        _refuse_other_wheels(run)
+    texts = member_texts(run, was, names=names)
     with tempfile.TemporaryDirectory(prefix="ca-hpc-archive-", dir=target.parent) as folder:
         contents = [Content.of_bytes(name, text.encode()) for name, text in texts.items()]
         contents += _trainers(run, was)
@@ -112,7 +99,7 @@ def archive(
             contents += _below(Path(folder), archives.WHEELS)
         parts = _sizes(contents)
         left_out = tuple(part for part in _wanted(run, was.record) if part not in parts)
-        text = _readme(was, left_out, size_bytes=sum(parts.values()))
+        text = _readme(run, was, left_out, size_bytes=sum(parts.values()))
         contents.append(Content.of_bytes(archives.README, text.encode()))
         sealed = write_sealed(
             sorted(contents, key=lambda content: content.name),
@@ -120,6 +107,7 @@ def archive(
             kind=KIND,
             manifest=lambda files: _manifest(run, names, files),
             progress=progress,
+            overwrite=overwrite,
         )
     return Archived(
         file=target,
@@ -151,11 +139,30 @@ def _sizes(contents: Iterable[Content]) -> dict[str, int]:
     return dict(sizes.most_common())
 
 
-def _readme(was: Original, left_out: Collection[str], *, size_bytes: int) -> str:
+def _refuse_changed(was: Original) -> None:
+    """Raises DigestMismatch for what is not what was sealed or recorded."""
+    now = given_facts(was.plans, splits=was.splits, test_sets=was.test_sets)
+    now |= trainer_facts(was.trainers)
+    facts = was.facts
+    recorded = {name: facts.get(name, "") for name in now}
+    refuse(drift(recorded, now), allowed=(), hint=PUT_BACK)
+
+
+def _refuse_other_wheels(run: RunFolder) -> None:
+    """A rerun wants the run's own version, and wheels are of the one that is installed here."""
+    if (version := run.pins.ca_hpc) != __version__:
+        raise CaHpcError(
+            f"{run.path} was submitted by ca-hpc {version}, and the wheels would be those of "
+            f"ca-hpc {__version__}, which reruns it only with --allow ca-hpc",
+            hint=f"archive it with ca-hpc {version}, or --without wheels",
+        )
+
+
+def _readme(run: RunFolder, was: Original, left_out: Collection[str], *, size_bytes: int) -> str:
     cases = was.cases.cases
     return readme(
         was.record.name,
-        version=__version__,
+        version=run.pins.ca_hpc,
         python=".".join(platform.python_version_tuple()[:2]),
         machine=platform.machine(),
         imaged=was.record.image is not None,
@@ -170,161 +177,25 @@ def _manifest(run: RunFolder, names: Names, files: Mapping[str, Member]) -> Mani
     return Manifest(FORMAT, __version__, run.path.name, names, files)
 
 
-# --- texts -------------------------------------------------------------------------------------
-
-
-def _texts(run: RunFolder, was: Original, new: Pseudonyms | None) -> dict[str, str]:
-    """The members that are made here, by name; the record comes last and seals the others."""
-    splits, tests = was.splits, was.test_sets
-    if new is not None:
-        division = division_of(splits, tests, place=run.path)
-        folds = [{part: new.ids(ids) for part, ids in f.items()} for f in division.folds]
-        splits = _json(folds)
-        tests = _json({name: new.ids(ids) for name, ids in division.tests.items()})
-    given = archives.GIVEN
-    texts = {
-        archives.SPEC: door.dump(_spec(was)),
-        archives.CLUSTER: door.dump(_cluster(was.cluster)),
-        archives.CASES: encode(_cases(was.cases, new)),
-        f"{given}/{SPLITS}": splits,
-        f"{given}/{TEST_SETS}": tests,
-        **{f"{given}/{PLANS}/{arm}.json": text for arm, text in was.plans.items()},
-    }
-    if was.model is not None:
-        texts[archives.MODEL] = door.dump(was.model)
-    if scores := read_scores(run.path):
-        texts[archives.SCORES] = scores_text(_scores(scores, was, new))
-    return {**texts, archives.RECORD: encode(_record(was.record, texts))}
-
-
-def _spec(was: Original) -> JobSpec:
-    """The resolved spec without places: what names the data here names nothing elsewhere."""
-    spec = was.spec
-    sources = dict.fromkeys(case.source for case in was.cases.cases)
-    listed = isinstance(spec.splits, SplitFile)
-    return replace(
-        spec,
-        cluster=was.cluster.name,
-        data=tuple(PairsSource(type="pairs", path="cases.json", name=name) for name in sources),
-        splits=SplitFile(f"{archives.GIVEN}/{SPLITS}") if listed else spec.splits,
-        weights=None if was.record.weights is None else f"sha256:{was.record.weights.sha256}",
-        model=None if was.model is None else was.model.name,
-        image=None,
-        output=None,
-        trainers=None if was.trainers is None else archives.TRAINERS,
-        resources={},
-    )
-
-
-def _cluster(cluster: Cluster) -> Cluster:
-    """What a table of drift tells of it."""
-    return Cluster(
-        name=cluster.name,
-        executor=cluster.executor,
-        runtime=cluster.runtime,
-        partition=cluster.partition,
-    )
-
-
-def _cases(cases: Cases, new: Pseudonyms | None) -> Cases:
-    """The cases; of what was said about the data only what names nobody and no place of a site."""
-    return replace(
-        cases,
-        cases=tuple(new.of(case) if new else case for case in cases.cases),
-        origins=tuple(_origin(origin) for origin in cases.origins),
-        remarks=(),
-    )
-
-
-def _origin(origin: Origin) -> Origin:
-    """Public addresses stay: other sites can get the data there."""
-    return origin if origin.url.startswith("https://") else replace(origin, url="")
-
-
-def _scores(
-    scores: Iterable[CaseScore], was: Original, new: Pseudonyms | None
-) -> tuple[CaseScore, ...]:
-    """Raises CaHpcError for scores of a case that the run does not have."""
-    renamed = {case.id: new.of(case) if new else case for case in was.cases.cases}
-
-    def named(score: CaseScore) -> CaseScore:
-        if (case := renamed.get(score.case)) is None:
-            raise CaHpcError(
-                f"{archives.SCORES} of {was.place} has scores of {short(score.case)}, which is "
-                "none of its cases",
-                hint="it is damaged; the folds' own predictions and summaries are below results/",
-            )
-        return replace(score, case=case.id, person=case.person, session=case.session)
-
-    return tuple(map(named, scores))
-
-
-def _record(record: RunRecord, texts: Mapping[str, str]) -> RunRecord:
-    """The record of what is in the archive, under the names that it has there; of no node."""
-
-    def sealed(name: str) -> File:
-        text = texts[name]
-        return File(name, text_sha256(text), len(text.encode()))
-
-    given = archives.GIVEN
-    return replace(
-        record,
-        spec=sealed(archives.SPEC),
-        cluster=sealed(archives.CLUSTER),
-        splits=sealed(f"{given}/{SPLITS}"),
-        test_sets=sealed(f"{given}/{TEST_SETS}"),
-        image=None if record.image is None else _image(record.image),
-        weights=None
-        if record.weights is None
-        else replace(record.weights, path=_weights_name(record.weights.path)),
-        arms={
-            name: replace(arm, plans=sealed(f"{given}/{PLANS}/{name}.json"))
-            for name, arm in record.arms.items()
-        },
-        attempts=tuple(map(_attempt, record.attempts)),
-        results=(sealed(archives.SCORES),) if archives.SCORES in texts else (),
-        warnings=(),
-        rerun=None if record.rerun is None else replace(record.rerun, drift=()),
-    )
-
-
-def _attempt(attempt: AttemptRecord) -> AttemptRecord:
-    """What a node is like may decide about bits, what it is called does not."""
-    if attempt.machine is None:
-        return attempt
-    return replace(attempt, machine=replace(attempt.machine, host=""))
-
-
-def _image(image: Image) -> Image:
-    """Of where it came from only what is no path of this site."""
-    public = image.reference is not None and image.reference.startswith(SCHEME)
-    return replace(
-        image,
-        file=replace(image.file, path=archives.IMAGE),
-        reference=image.reference if public else None,
-    )
-
-
-def _json(content: Any) -> str:
-    """As ``steps/assemble.py`` writes it: a rerun makes the same bytes of it."""
-    return json.dumps(content, indent=1) + "\n"
-
-
-# --- files -------------------------------------------------------------------------------------
-
-
 def _trainers(run: RunFolder, was: Original) -> Iterator[Content]:
     if was.trainers is not None:
         folder = inside(run.path, Path(was.trainers))
-        yield from _below(folder, archives.TRAINERS, named="*.py")
+        known = {file.path: file.sha256 for file in was.record.trainers}
+        yield from _below(folder, archives.TRAINERS, named="*.py", known=known)
 
 
-def _below(folder: Path, name: str, *, named: str = "*") -> Iterator[Content]:
-    """The files of a folder. Raises CaHpcError for a link that leads out of it."""
+def _below(
+    folder: Path, name: str, *, named: str = "*", known: Mapping[str, str] | None = None
+) -> Iterator[Content]:
+    """The files of a folder. Raises CaHpcError for a link that leads out of it.
+
+    ``known``: the sha256 that members must have.
+    """
     for file in sorted(folder.rglob(named)):
         if inside(folder, file).is_file():
             member = f"{name}/{file.relative_to(folder).as_posix()}"
-            yield Content.of_file(member, file, hint=_READ)
+            sha256 = (known or {}).get(member)
+            yield Content.of_file(member, file, hint=_READ, sha256=sha256)
 
 
 def _pinned(run: RunFolder, *, without: Collection[Part], cache: DigestCache) -> Iterator[Content]:
@@ -336,7 +207,7 @@ def _pinned(run: RunFolder, *, without: Collection[Part], cache: DigestCache) ->
         if (beside := _described(path)) is not None:
             yield Content.of_bytes(archives.IMAGE_RECORD, encode(beside).encode())
     if weights is not None and "weights" not in without and not _in_image(run):
-        name, path = _weights_name(weights.path), Path(weights.path)
+        name, path = weights_name(weights.path), Path(weights.path)
         yield _checked("weights", name, path, sha256=weights.sha256, cache=cache)
     cache.save()
 
@@ -347,7 +218,15 @@ def _described(image: Path) -> ImageInfo | None:
     with contextlib.suppress(OSError, ValueError):
         if record.is_file():
             known = decode(ImageInfo, record.read_text(encoding="utf-8"))
-            return replace(known, path=Path(archives.IMAGE))
+            return ImageInfo(
+                path=Path(archives.IMAGE),
+                sha256=known.sha256,
+                size_bytes=known.size_bytes,
+                contents=known.contents,
+                origin=known.origin,
+                content_sha256=known.content_sha256,
+                unasked=known.unasked,
+            )
     return None  # then the image itself is asked
 
 
@@ -359,16 +238,11 @@ def _in_image(run: RunFolder) -> bool:
     return any(carried.path == weights.path for carried in read_image(Path(image.path)).weights)
 
 
-def _weights_name(path: str) -> str:
-    """By what they are: the name of a file may tell more than that."""
-    return f"{archives.WEIGHTS}/weights{Path(path).suffix}"
-
-
 def _checked(what: str, name: str, path: Path, *, sha256: str, cache: DigestCache) -> Content:
     """A file that is the recorded one. Raises CaHpcError, and DigestMismatch."""
     try:
         found = cache.sealed(path).sha256
-        content = Content.of_file(name, path, hint=_READ)
+        content = Content.of_file(name, path, hint=_READ, sha256=sha256)
     except OSError as error:
         raise CaHpcError(f"{what} {path} cannot be read: {error.strerror}", hint=_READ) from error
     if found != sha256:
@@ -402,4 +276,4 @@ def _packed(name: str, pack: Pack, member: str, *, sha256: str) -> Content:
             f"image {member} in {pack.path} is sha256:{known.sha256}, recorded is sha256:{sha256}",
             hint=_READ,
         )
-    return Content(name, known.bytes, lambda: pack.chunks(member))
+    return Content(name, known.bytes, lambda: pack.chunks(member), sha256)

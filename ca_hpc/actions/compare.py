@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ca_hpc.actions.original import place_facts, recorded_cases, settings_facts, text_of
+from ca_hpc.actions.original import place_facts, settings_facts
 from ca_hpc.core import door
 from ca_hpc.core.codec import decode
 from ca_hpc.core.drift import data_fact, division_facts, drift, facts
@@ -23,6 +23,7 @@ from ca_hpc.report.side_by_side import Metric, side_by_side
 from ca_hpc.store import archive as archives
 from ca_hpc.store.archive import Archive
 from ca_hpc.store.given import SPLITS, TEST_SETS, division_of
+from ca_hpc.store.recorded_cases import recorded_cases, text_of
 from ca_hpc.store.run_folder import RunFolder
 
 
@@ -105,8 +106,9 @@ def _of_archive(archive: Archive) -> _Told:
         scored = archives.SCORES in archive.files
         scores = scores_of(archive.text(archives.SCORES)) if scored else ()
     except ValueError as error:
+        reason, *_ = str(error).split("\n")  # pydantic tells every key on a line of its own
         raise CaHpcError(
-            f"{archive.path} cannot be read: {error}", hint=archives.KIND.again
+            f"{archive.path} cannot be read: {reason}", hint=archives.KIND.again
         ) from error
     splits, tests = (archive.text(f"{archives.GIVEN}/{name}") for name in (SPLITS, TEST_SETS))
     division = division_of(splits, tests, place=archive.path)

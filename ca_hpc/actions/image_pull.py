@@ -6,18 +6,19 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ca_hpc.actions.image_site import Say, Site, digest_of, kept, trusted
+from ca_hpc.actions.image_site import Say, Site, check_kept, digest_of, kept, trusted
 from ca_hpc.core.codec import decode
-from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.errors import CaHpcError
 from ca_hpc.images import signatures
-from ca_hpc.images.beside import check_record, readable, recorded
+from ca_hpc.images.beside import check_record, recorded
 from ca_hpc.images.contents import content_sha256
 from ca_hpc.images.record import CannotAsk, ImageInfo, ask, write_record
 from ca_hpc.images.reference import InFile, InRegistry, InStore, Reference
-from ca_hpc.images.shelf import Shelf, Use
+from ca_hpc.images.shelf import Shelf, Source, Use
 from ca_hpc.images.signatures import UntrustedImage
 from ca_hpc.processes import Run
 from ca_hpc.store import archive as archives
@@ -90,32 +91,32 @@ def _from_registry(
     progress: Progress,
 ) -> Pulled:
     # requests takes long to import, and most commands are about images that are here
-    from ca_hpc.images import registry
-    from ca_hpc.images.credentials import Login, login_for
+    from ca_hpc.images import credentials, registry
 
-    def resolve() -> tuple[registry.Remote, Login | None]:
-        login = login_for(reference.host, authfile=authfile)
-        return registry.resolve(reference, login=login), login
-
-    asked = None if _is_there(reference, shelf=site.shelf) else resolve()
+    login = partial(credentials.login_for, reference.host, authfile=authfile)
+    remote = None
+    sha256 = _sha256_here(reference, shelf=site.shelf)
+    if sha256 is None:
+        remote = registry.resolve(reference, login=login())
+        sha256 = remote.sha256
+    welcome(sha256)
 
     def bring(into: Path) -> Path:
-        remote, login = asked or resolve()
-        size = f"{remote.size_bytes / 1e6:.0f} MB"
+        # what is here and damaged: the registry was not asked yet
+        found = remote or registry.resolve(reference, login=login())
+        size = f"{found.size_bytes / 1e6:.0f} MB"
         say(f"pulling {reference} ({size}) into {site.shelf.folder}")
-        return registry.pull(remote, into, login=login, progress=progress)
+        return registry.pull(found, into, login=login(), progress=progress)
 
-    sha256 = asked[0].sha256 if asked else reference.sha256
-    assert sha256 is not None
-    welcome(sha256)
     file, brought = _ensure(sha256, what=reference, site=site, use=use, bring=bring, say=say)
     pinned = InRegistry(reference.host, reference.name, sha256=sha256)
     return Pulled(file, sha256, brought, str(pinned))
 
 
-def _is_there(reference: InRegistry, *, shelf: Shelf) -> bool:
-    """Whether its file is known and here, so that no registry need be asked."""
-    return reference.sha256 is not None and shelf.has(reference.sha256)
+def _sha256_here(reference: InRegistry, *, shelf: Shelf) -> str | None:
+    """The sha256 of a file that is known and here, so that no registry need be asked."""
+    known = reference.sha256
+    return known if known is not None and shelf.has(known) else None
 
 
 def _from_file(
@@ -124,7 +125,7 @@ def _from_file(
     given = Path(reference.path)
     sha256 = digest_of(reference, site=site)
     known = recorded(given)
-    if known is not None and reference.sha256 is None:
+    if known is not None:
         check_record(given, sha256, known=known)
     welcome(sha256)
 
@@ -186,10 +187,8 @@ def _ensure(
     people, since the file that is refused goes. ``known``: what was recorded of the file that it
     is, or was before it was signed.
     """
-    brought: list[Path] = []
 
     def admit(image: Path) -> None:
-        brought.append(image)
         if site.policy is not None:
             try:
                 signed = signatures.check(image, site.policy, run=site.run)
@@ -206,35 +205,17 @@ def _ensure(
             return cached_sha256(image, cache=site.digests) == sha256
         return True
 
-    file = site.shelf.ensure(
-        sha256,
-        use=use,
-        bring=bring,
-        admit=admit,
-        whole=whole,
-        waiting=lambda: say("another process brings the image: waiting"),
-    )
+    file, brought = site.shelf.ensure(sha256, Source(bring, admit, whole), use=use, say=say)
     if not brought:
-        _check_kept(file, sha256, site=site)
+        check_kept(file, sha256, site=site)
         trusted(file, sha256, site=site)
-    return file, bool(brought)
-
-
-def _check_kept(file: Path, sha256: str, *, site: Site) -> None:
-    """Raises DigestMismatch for an image of the store that was changed."""
-    with readable(file):
-        found = cached_sha256(file, cache=site.digests)
-    if found != sha256:
-        raise DigestMismatch(
-            f"image {file} is sha256:{found}, recorded is sha256:{sha256}",
-            hint="who added it mends it by pulling it again from where it came: ca-hpc image pull",
-        )
+    return file, brought
 
 
 def _nowhere(reference: InStore, *, site: Site) -> Callable[[Path], Path]:
     def bring(into: Path) -> Path:
         entry = kept(reference, shelf=site.shelf)
-        _check_kept(entry.file, entry.sha256, site=site)
+        check_kept(entry.file, entry.sha256, site=site)
         raise CaHpcError(f"image {reference} changes at this moment", hint="try again")
 
     return bring

@@ -16,6 +16,7 @@ from ca_hpc.images.shelf import Entry, Shelf
 from ca_hpc.images.signatures import Policy, Signed
 from ca_hpc.processes import Run
 from ca_hpc.store.digests import cached_sha256
+from ca_hpc.store.shared import owner
 
 Say = Callable[[str], None]
 
@@ -65,12 +66,12 @@ def kept(reference: InStore, *, shelf: Shelf) -> Entry:
 def digest_of(reference: InFile, *, site: Site) -> str:
     """The sha256 of a file. Raises CaHpcError, and DigestMismatch for another one than it says."""
     path = Path(reference.path)
-    if not path.is_file():
-        raise DigestMismatch(
-            f"image {path} does not exist",
-            hint="build it: ca-hpc image build, or correct its name",
-        )
     with readable(path):
+        if not path.is_file():
+            raise DigestMismatch(
+                f"image {path} does not exist",
+                hint="build it: ca-hpc image build, or correct its name",
+            )
         found = cached_sha256(path, cache=site.digests)
     if reference.sha256 not in (None, found):
         raise DigestMismatch(
@@ -78,6 +79,18 @@ def digest_of(reference: InFile, *, site: Site) -> str:
             hint="use the recorded image, or build a new one: ca-hpc image build",
         )
     return found
+
+
+def check_kept(file: Path, sha256: str, *, site: Site) -> None:
+    """Raises DigestMismatch for an image of the store that was changed."""
+    with readable(file):
+        found = cached_sha256(file, cache=site.digests)
+    if found != sha256:
+        raise DigestMismatch(
+            f"image {file} is sha256:{found}, recorded is sha256:{sha256}",
+            hint=f"{owner(file)}, who added it, mends it by pulling it again from where it came: "
+            "ca-hpc image pull",
+        )
 
 
 def trusted(file: Path, sha256: str, *, site: Site) -> Signed | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ca_hpc.actions.image_site import Site, kept
-from ca_hpc.errors import CaHpcError, DigestMismatch
+from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
 from ca_hpc.images import signatures
 from ca_hpc.images.beside import check_record, readable, recorded
 from ca_hpc.images.reference import InFile, InRegistry, InStore, Reference
 from ca_hpc.images.signatures import Signed
-from ca_hpc.store.digests import sha256_file
+from ca_hpc.store.digests import reread_sha256
 
 if TYPE_CHECKING:
     from ca_hpc.transfers.fetch import Progress
@@ -47,44 +47,56 @@ class Pushed:
 def verify(references: Iterable[Reference], *, site: Site) -> Iterator[Verified]:
     """Read images again, all of their bytes, and ask who signed them. None given: all in the store.
 
-    Raises, after the last, DigestMismatch with all that are not as recorded or not trusted.
+    Raises, after the last, what is wrong with any of them: DigestMismatch if one is not as recorded
+    or not trusted, else CaHpcError, for those of which nobody can tell.
     """
-    damaged: list[CaHpcError] = []
-    for file, pin in _to_verify(references, site=site):
+    asked: Iterable[Reference] = tuple(references) or (
+        InFile(str(entry.file), entry.sha256) for entry in site.shelf.entries()
+    )
+    troubles: list[CaHpcError] = []
+    for reference in asked:
         try:
-            yield _verified(file, pin, site=site)
-        except (DigestMismatch, signatures.UntrustedImage) as error:
-            damaged.append(error)
-    if damaged:
-        raise DigestMismatch("\n".join(e.message for e in damaged), hint=damaged[0].hint)
+            found = _verified(reference, site=site)
+        except CaHpcError as error:
+            troubles.append(error)
+        else:
+            yield found
+    if troubles:
+        raise _together(troubles)
 
 
-def _to_verify(references: Iterable[Reference], *, site: Site) -> Iterator[tuple[Path, str | None]]:
-    """Files, each with the sha256 that it must have, if that is known."""
-    given = tuple(references)
-    if not given:
-        yield from ((entry.file, entry.sha256) for entry in site.shelf.entries())
-    for reference in given:
-        match reference:
-            case InFile():
-                yield Path(reference.path), reference.sha256
-            case InStore():
-                entry = kept(reference, shelf=site.shelf)
-                yield entry.file, entry.sha256
-            case InRegistry():
-                raise CaHpcError(
-                    f"{reference} is in a registry", hint="pull it first: ca-hpc image pull"
-                )
+def _together(errors: Sequence[CaHpcError]) -> CaHpcError:
+    """Several errors as one: as bad as the worst, with the worst one's hint."""
+    worst = next((e for e in errors if e.exit_code is ExitCode.DIGEST_MISMATCH), errors[0])
+    kind = DigestMismatch if worst.exit_code is ExitCode.DIGEST_MISMATCH else CaHpcError
+    messages = dict.fromkeys(error.message for error in errors)  # a key that is none is told once
+    return kind("\n".join(messages), hint=worst.hint, exit_code=worst.exit_code)
 
 
-def _verified(file: Path, pin: str | None, *, site: Site) -> Verified:
-    if not file.is_file():
-        raise DigestMismatch(
-            f"image {file} {'is no file' if file.exists() else 'does not exist'}",
-            hint="correct its name, or pull it again",
-        )
+def _file_of(reference: Reference, *, site: Site) -> tuple[Path, str | None]:
+    """A file, with the sha256 that it must have, if that is known."""
+    match reference:
+        case InFile():
+            return Path(reference.path), reference.sha256
+        case InStore():
+            entry = kept(reference, shelf=site.shelf)
+            return entry.file, entry.sha256
+        case InRegistry():
+            raise CaHpcError(
+                f"{reference} is in a registry", hint="pull it first: ca-hpc image pull"
+            )
+
+
+def _verified(reference: Reference, *, site: Site) -> Verified:
+    file, pin = _file_of(reference, site=site)
     with readable(file):
-        found = sha256_file(file)
+        if not file.is_file():
+            raise DigestMismatch(
+                f"image {file} {'is no file' if file.exists() else 'does not exist'}",
+                hint="correct its name, or pull it again",
+            )
+        # what was remembered of it is put right: only so does `image pull` bring a damaged one anew
+        found = reread_sha256(file, cache=site.digests)
     if pin not in (None, found):
         raise DigestMismatch(
             f"image {file} is sha256:{found}, recorded is sha256:{pin}",
@@ -114,11 +126,10 @@ def push(
     from ca_hpc.images import registry
     from ca_hpc.images.credentials import login_for
 
-    ((file, pin),) = _to_verify((reference,), site=site)
-    found = _verified(file, pin, site=site)
+    found = _verified(reference, site=site)
     login = login_for(to.host, authfile=authfile)
     digest = registry.push(
-        file, to, sha256=found.sha256, replace=replace, login=login, progress=progress
+        found.file, to, sha256=found.sha256, replace=replace, login=login, progress=progress
     )
     return Pushed(
         reference=str(InRegistry(to.host, to.name, sha256=found.sha256)),

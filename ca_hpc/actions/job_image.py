@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ca_hpc.actions.image_pull import pull
-from ca_hpc.actions.image_site import Say, Site, digest_of, kept, trusted
+from ca_hpc.actions.image_site import Say, Site, check_kept, digest_of, kept, trusted
 from ca_hpc.core.model import Pin
 from ca_hpc.errors import DigestMismatch
-from ca_hpc.images.record import ImageInfo, read_image
+from ca_hpc.images.record import ImageInfo, read_image, record_path
 from ca_hpc.images.reference import InFile, InRegistry, InStore, parse
-from ca_hpc.images.shelf import Shelf, Use
-from ca_hpc.store.digests import cached_sha256
+from ca_hpc.images.shelf import Shelf, Use, shelf_of
 
 
 def find(wanted: str, *, site: Site, runs: Path | None, fetch: bool, say: Say) -> ImageInfo | None:
@@ -27,7 +27,8 @@ def find(wanted: str, *, site: Site, runs: Path | None, fetch: bool, say: Say) -
         trusted(file, sha256, site=site)
         if fetch and runs is not None:
             keep(Pin(str(file), sha256), site=site, runs=runs, say=say)
-    elif fetch:
+        return _as_recorded(file, sha256, site=site)
+    if fetch:
         use = None if runs is None else Use.here(runs)
         told = _Tenths(say)
         found = pull(reference, site=site, use=use, say=say, progress=told)
@@ -37,19 +38,23 @@ def find(wanted: str, *, site: Site, runs: Path | None, fetch: bool, say: Say) -
         if entry is None:
             return None
         file, sha256 = entry
+        check_kept(file, sha256, site=site)
         trusted(file, sha256, site=site)
     return _as_recorded(file, sha256, site=site)
 
 
 def keep(image: Pin, *, site: Site, runs: Path, say: Say) -> None:
-    """Keep an image of the store for a run to be in ``runs``; a file elsewhere is not ours to keep.
+    """Keep an image of a store for a run to be in ``runs``; a file elsewhere is not ours to keep.
 
-    Raises as ``find``, where it was removed meanwhile, too.
+    Raises as ``find``, where it was removed from the site's store meanwhile, too.
     """
-    place = site.shelf.file(image.sha256)
-    if Path(image.path) == place or (place.is_file() and place.samefile(image.path)):
+    file = Path(image.path)
+    own = file == site.shelf.file(image.sha256)
+    shelf = site.shelf if own else shelf_of(file, image.sha256)
+    if shelf is not None:
         kept_for = InStore(digits=image.sha256)
-        pull(kept_for, site=site, use=Use.here(runs), say=say, progress=_Tenths(say))
+        there = replace(site, shelf=shelf)
+        pull(kept_for, site=there, use=Use.here(runs), say=say, progress=_Tenths(say))
 
 
 def _there(reference: InStore | InRegistry, *, shelf: Shelf) -> tuple[Path, str] | None:
@@ -63,16 +68,15 @@ def _there(reference: InStore | InRegistry, *, shelf: Shelf) -> tuple[Path, str]
 
 
 def _as_recorded(file: Path, sha256: str, *, site: Site) -> ImageInfo:
-    found = cached_sha256(file, cache=site.digests)
-    if found != sha256:  # a file of the store that was changed behind its back
-        raise DigestMismatch(
-            f"image {file} is sha256:{found}, recorded is sha256:{sha256}",
-            hint="remove its folder, and pull it again",
-        )
     info = read_image(file, run=site.run)
-    if info.sha256 != found:
+    if info.sha256 != sha256 and not record_path(file).exists():  # it was read to ask it
         raise DigestMismatch(
-            f"image {file} is sha256:{found}, recorded is sha256:{info.sha256}",
+            f"image {file} was sha256:{sha256} a moment ago and is sha256:{info.sha256} now",
+            hint="submit again when nobody writes to it",
+        )
+    if info.sha256 != sha256:
+        raise DigestMismatch(
+            f"image {file} is sha256:{sha256}, recorded is sha256:{info.sha256}",
             hint="copy the image again with its .json file, or delete a .json file that is old",
         )
     return info

@@ -24,20 +24,29 @@ def absolute(
     one, from which what was ``given`` on the command line counts. Raises SpecError for an image
     that cannot be meant."""
     at = _from(base)
-    weights, image = (_from(here if given else base) for given in (weights_given, image_given))
     return replace(
         spec,
         data=tuple(_source(source, at) for source in spec.data),
         splits=_split(spec.splits, at),
-        weights=(
-            weights(spec.weights)
-            if spec.weights is not None and is_file_name(spec.weights)
-            else spec.weights
-        ),
-        image=None if spec.image is None else _image(spec.image, image),
+        weights=absolute_weights(spec.weights, here if weights_given else base),
+        image=absolute_image(spec.image, here if image_given else base),
         output=None if spec.output is None else at(spec.output),
         trainers=None if spec.trainers is None else at(spec.trainers),
     )
+
+
+def absolute_image(wanted: str | None, folder: Path) -> str | None:
+    """A file's path, which counts from ``folder``, becomes absolute; other images stay as they are
+    named. Raises SpecError."""
+    if wanted is None:
+        return None
+    reference = parse(wanted)
+    return _from(folder)(wanted) if isinstance(reference, InFile) else str(reference)
+
+
+def absolute_weights(wanted: str | None, folder: Path) -> str | None:
+    """The same of weights."""
+    return wanted if wanted is None or not is_file_name(wanted) else _from(folder)(wanted)
 
 
 def _from(folder: Path) -> At:
@@ -46,12 +55,6 @@ def _from(folder: Path) -> At:
         return os.path.normpath(folder / os.path.expanduser(path))  # noqa: PTH111
 
     return at
-
-
-def _image(wanted: str, at: At) -> str:
-    """A file's path becomes absolute, other images stay as they are named."""
-    reference = parse(wanted)
-    return at(wanted) if isinstance(reference, InFile) else str(reference)
 
 
 def _source(source: Source, at: At) -> Source:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -99,6 +100,14 @@ class Job:
         return self.spec.runtime or self.cluster.runtime
 
 
+class Get(Enum):
+    """What becomes of inputs that repositories and registries hold."""
+
+    NOTHING = auto()  # what is not here stays where it is
+    ALL = auto()
+    ALL_TO_KEEP = auto()  # and the store keeps the image for a run to be
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The files of a job, found, checked and pinned. ``model`` has the network by now.
@@ -165,17 +174,14 @@ def find_inputs(
     job: Job,
     *,
     host: Host,
-    fetch: bool = False,
-    keep: bool = True,
+    get: Get = Get.NOTHING,
     say: Say = silent,
-    data: JobData | None = None,
+    recorded: JobData | None = None,
 ) -> Inputs:
     """Find data, weights and image. Raises CaHpcError; one problem of one kind at a time.
 
-    ``data``: of a rerun, whose cases are known already.
-
-    ``fetch``: whether what repositories and registries hold is got, too. Without it such an image
-    is None, and nothing of it is checked. ``keep``: the image for a run, as ``keep_image`` does.
+    An image that is not got is None, and nothing of it is checked. ``recorded``: the data of a
+    rerun, which also takes the weights that the job names where its model has a network by now.
     """
     here = job.cluster.executor == "local" and job.cluster.python is None
     if job.runtime == "none" and here and not host.nnunet:
@@ -188,12 +194,13 @@ def find_inputs(
             f"trainers: {job.spec.trainers} is no folder",
             hint="name the folder that holds the .py files of your trainers",
         )
-    data = data or find_cases(job, host=host, fetch=fetch, say=say)
+    data = recorded or find_cases(job, host=host, fetch=get is not Get.NOTHING, say=say)
     cases = data.cases
     _check_crop(job.spec, cases)
-    info = _image(job, host=host, runs=job.runs if keep else None, fetch=fetch, say=say)
+    info = _image(job, host=host, get=get, say=say)
     image = Pin(str(info.path), info.sha256) if info is not None else None
-    weights = _weights(job, info, host=host)
+    wanted = job.spec.weights if recorded is not None or _needs_weights(job) else None
+    weights = None if wanted is None else _weights(wanted, job, info, host=host)
     unseen = weights is None and info is None and job.runtime == "apptainer"
     model = job.model if unseen else model_of(job.spec, job.model, weights)
     if weights is not None and job.spec.pretrained:
@@ -240,7 +247,7 @@ def keep_image(job: Job, inputs: Inputs, *, host: Host, say: Say = silent) -> In
     return inputs
 
 
-def _image(job: Job, *, host: Host, runs: Path | None, fetch: bool, say: Say) -> ImageInfo | None:
+def _image(job: Job, *, host: Host, get: Get, say: Say) -> ImageInfo | None:
     if job.runtime == "none":
         return None
     if job.spec.image is None:
@@ -252,8 +259,8 @@ def _image(job: Job, *, host: Host, runs: Path | None, fetch: bool, say: Say) ->
     return job_image.find(
         job.spec.image,
         site=image_site(job.cluster, host=host),
-        runs=runs,
-        fetch=fetch,
+        runs=job.runs if get is Get.ALL_TO_KEEP else None,
+        fetch=get is not Get.NOTHING,
         say=say,
     )
 
@@ -263,13 +270,15 @@ def _elsewhere(weights: str) -> bool:
     return weights == IN_IMAGE or is_digest(weights) or is_file_name(weights)
 
 
-def _weights(job: Job, image: ImageInfo | None, *, host: Host) -> JobWeights | None:
-    wanted = job.spec.weights
-    own_network = any(arm.plans == "model" for arm in job.spec.arms.values()) and (
-        job.model is None or job.model.network is None
+def _needs_weights(job: Job) -> bool:
+    """Whether an arm starts from them, or has their network, which no profile tells."""
+    told = job.model is not None and job.model.network is not None
+    return job.spec.pretrained or (
+        not told and any(arm.plans == "model" for arm in job.spec.arms.values())
     )
-    if wanted is None or not (job.spec.pretrained or own_network):
-        return None
+
+
+def _weights(wanted: str, job: Job, image: ImageInfo | None, *, host: Host) -> JobWeights | None:
     return find_weights(
         wanted,
         store=weight_store(job.cluster, host=host),

@@ -11,18 +11,21 @@ from typing import Final
 
 from ca_hpc import __version__, configs
 from ca_hpc.actions import submit as submission
+from ca_hpc.actions.archived import of_archive
 from ca_hpc.actions.image_pull import unpack
 from ca_hpc.actions.job_data import JobData, Say, silent
+from ca_hpc.actions.job_paths import absolute_image, absolute_weights
 from ca_hpc.actions.original import (
     Original,
     given_facts,
     image_content_fact,
-    of_archive,
     of_run,
     place_facts,
     settings_facts,
+    trainer_facts,
 )
 from ca_hpc.actions.prepare import (
+    Get,
     Host,
     Inputs,
     Job,
@@ -45,7 +48,7 @@ from ca_hpc.errors import SpecError
 from ca_hpc.images.signatures import UntrustedImage
 from ca_hpc.report.run_record import compose
 from ca_hpc.store.archive import IMAGE, Archive
-from ca_hpc.store.digests import DigestCache, sha256_file
+from ca_hpc.store.digests import DigestCache
 from ca_hpc.store.given import Given
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.software import installed
@@ -90,7 +93,7 @@ def plan(
         _unpack_image(was.archive, job.cluster, host=host, say=say)
     given = Given(was.splits, was.test_sets, was.plans, Rerun(was.of))
     known = JobData(found.cases, given.division)
-    inputs = find_inputs(job, host=host, fetch=True, keep=False, say=say, data=known)
+    inputs = find_inputs(job, host=host, get=Get.ALL, say=say, recorded=known)
     now = _now(job, inputs, given, host=host, by_content=found.by_content)
     rows = drift(was.facts, now | image_content_fact(was.record.image, inputs.image))
     return Planned(job, inputs, given, rows)
@@ -120,7 +123,7 @@ def rerun(
         now=now,
         warn=warn,
         say=say,
-        find=lambda: keep_image(planned.job, planned.inputs, host=host, say=say),
+        inputs=lambda: keep_image(planned.job, planned.inputs, host=host, say=say),
         given=replace(planned.given, rerun=record),
     )
 
@@ -159,8 +162,8 @@ def _job(
         _as_used(was),
         cluster=chosen.name,
         output=None,
-        image=overrides.image or was.image,
-        weights=overrides.weights or was.weights,
+        image=absolute_image(overrides.image, host.folder) or was.image,
+        weights=absolute_weights(overrides.weights, host.folder) or was.weights,
         trainers=was.trainers,
         resources={} if cluster else was.spec.resources,
         data=_sources(was.cases) if moved else was.spec.data,
@@ -214,7 +217,7 @@ def _now(
         **given_facts(given.plans, splits=given.splits, test_sets=given.test_sets),
         "threads": _number(spec.threads),
         "workers": _number(spec.training.workers),
-        **_trainers(spec.trainers),
+        **trainer_facts(spec.trainers),
         "ca-hpc": __version__,
         **_software(job, host=host),
         **settings_facts(spec),
@@ -226,16 +229,6 @@ def _now(
 
 def _number(value: int | None) -> str:
     return "" if value is None else str(value)
-
-
-def _trainers(folder: str | None) -> Mapping[str, str]:
-    if folder is None:
-        return {}
-    files = sorted(Path(folder).rglob("*.py"))
-    return {
-        f"trainers.trainers/{file.relative_to(folder).as_posix()}": sha256_file(file)
-        for file in files
-    }
 
 
 def _software(job: Job, *, host: Host) -> Mapping[str, str]:

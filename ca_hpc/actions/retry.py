@@ -75,12 +75,13 @@ def retry(
             )
         now = standings(run, asked)
         failed = _failed(now, only=only)
-        refresh(run)  # what has come to an end so far; the report is made anew
         if here:
             placed = _place_here(run, failed)
         else:
             change = Change(memory_mib=memory_mib)
             placed = place_again(run, dict.fromkeys(failed, change), now, by="retry", say=say)
+        # what has come to an end so far. Queued first: to read checkpoints takes its time
+        refresh(run)
     anew = tuple(task for task in _redone(run, placed) if task not in failed)
     return Retried(
         tasks=failed,

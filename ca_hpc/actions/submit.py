@@ -16,6 +16,7 @@ from ca_hpc.actions import stages, unfinished
 from ca_hpc.actions.job_data import Say, silent
 from ca_hpc.actions.job_seals import seal_sources
 from ca_hpc.actions.prepare import (
+    Get,
     Host,
     Inputs,
     Job,
@@ -39,7 +40,7 @@ from ca_hpc.report.run_record import RECORD
 from ca_hpc.store import atomic
 from ca_hpc.store.given import Given, write_given
 from ca_hpc.store.run_folder import RunFolder
-from ca_hpc.store.seal import write_seals
+from ca_hpc.store.seal import SEALS, seal, write_seals
 from ca_hpc.worker.command import Place, started_command
 
 # Stand-ins of the dry run for what only a node or a real submission knows.
@@ -110,12 +111,12 @@ def submit(
     say: Say = silent,
     patience_s: float = placing.PATIENCE_S,
     sleep: Sleep = time.sleep,
-    find: Callable[[], Inputs] | None = None,
+    inputs: Callable[[], Inputs] | None = None,
     given: Given | None = None,
 ) -> RunFolder:
     """Check everything, write the run folder, submit all stages. Raises CaHpcError.
 
-    Of a rerun ``find`` returns the inputs, and ``given`` is laid down in the run folder.
+    Of a rerun ``inputs`` keeps what was found for it, and ``given`` is laid down in the run folder.
 
     ``warn`` is told, before anything is queued, what is allowed and yet seldom meant, and ``say``
     what is being fetched. Nothing is written before all checks have passed. A submission of the
@@ -126,10 +127,9 @@ def submit(
     with contextlib.ExitStack() as locks:
         run = unfinished.take_up(job, given, locks=locks)
         if run is None:
-            inputs = find() if find else find_inputs(job, host=host, fetch=True, say=say)
             run = _new_run(
                 job,
-                inputs,
+                inputs() if inputs else find_inputs(job, host=host, get=Get.ALL_TO_KEEP, say=say),
                 given,
                 host=host,
                 token=token,
@@ -225,16 +225,18 @@ def _write_records(
     if inputs.model is not None:
         run.write_spec("model.json", inputs.model)
     if job.spec.trainers is not None:
-        _copy_trainers(Path(job.spec.trainers), run.trainers)
+        _seal_trainers(Path(job.spec.trainers), run.trainers)
     if inputs.weights is not None:
         run.write_spec("weights.json", inputs.weights.manifest)
     run.write("pins.json", pins)
     run.write("workflow.json", flow)  # last: its presence makes the folder a run
 
 
-def _copy_trainers(folder: Path, target: Path) -> None:
-    """The trainers as they are now: a training that is queued again must find the same ones."""
-    for file in sorted(folder.rglob("*.py")):
-        copy = target / file.relative_to(folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+def _seal_trainers(folder: Path, target: Path) -> None:
+    """Copy trainers as they are now: a training that is queued again must find the same ones."""
+    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*.py"))]
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, target / name)
+    if names:
+        write_seals(target / SEALS, seal(target, names))

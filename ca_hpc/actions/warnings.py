@@ -1,8 +1,7 @@
-"""What is allowed and yet seldom meant: shown before submission, and kept in the record."""
+"""What is allowed and yet seldom meant: shown before submission, and kept in ``pins.json``."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ from ca_hpc.actions.estimate import estimate, shortage
 from ca_hpc.actions.prepare import Inputs, Job
 from ca_hpc.core.expand import task_gpu_memory
 from ca_hpc.core.model import Workflow
-from ca_hpc.core.record import Cases
+from ca_hpc.core.remarks import remarks
 from ca_hpc.nnunet.sizes import check_memory
 from ca_hpc.weights import check
 from ca_hpc.weights.describe import disagreement
@@ -32,8 +31,7 @@ def warnings(job: Job, inputs: Inputs, flow: Workflow) -> tuple[str, ...]:
     return (
         *said,
         *_about_image(job, inputs),
-        *inputs.cases.remarks,
-        *_about_people(inputs.cases),
+        *remarks(inputs.cases),
     )
 
 
@@ -43,20 +41,4 @@ def _about_image(job: Job, inputs: Inputs) -> Iterator[str]:
             f"image: {job.spec.image} is pulled by submission, and what is in it is not checked "
             f"before; now: ca-hpc image pull --cluster {shlex.quote(job.spec.cluster)} "
             f"{job.spec.image}, which prints a name for these bytes alone"
-        )
-
-
-def _about_people(cases: Cases) -> Iterator[str]:
-    """Sessions in subject labels: sub-17Ses1 and sub-17Ses2 would be two people."""
-    people: dict[tuple[str, str], set[str]] = {}
-    for case in cases.cases:
-        joined = re.sub(r"[-_]?[Ss]es(sion)?[-_]?\w+$", "", case.person)
-        people.setdefault((case.source, joined), set()).add(case.person)
-    several = [(source, sorted(names)) for (source, _), names in people.items() if len(names) > 1]
-    for source, (first, second, *_) in several[:1]:
-        others = f", and {len(several) - 1} more like them," if len(several) > 1 else ""
-        yield (
-            f"data: {first} and {second} of {source}{others} count as several people, and may be "
-            "in training and validation of one fold; if they are one person, say so: "
-            "person: {pattern: '^(.+?)[-_]?[Ss]es'}"
         )

@@ -39,7 +39,7 @@ TOLD_MARK: Final = "ca-hpc error.json: "
 UNSAID_STATUS: Final = 74
 _LOG: Final = "see its log: ca-hpc logs RUN TASK"
 _MEND: Final = (
-    "mend RUN/trainers/{} (the run uses this copy, not your folder), then: ca-hpc retry RUN TASK"
+    "mend {} in your own folder (RUN/trainers has the copy that was used), and submit the job again"
 )
 _MORE: Final = (
     "more resources.STAGE.memory (on a cluster: ca-hpc retry RUN TASK --memory AMOUNT), or fewer "

@@ -171,9 +171,9 @@ def _kept(
     now: float,
     grace_s: float,
 ) -> tuple[str, ...]:
-    last = entry.added
     folders = dict.fromkeys(further)
     try:
+        last = max(entry.added, entry.uses.stat().st_mtime)  # who asks for no run, touches it
         for file in sorted(entry.uses.iterdir()):
             if file.name.startswith("."):  # being written
                 continue
@@ -184,13 +184,16 @@ def _kept(
             folders[use.runs] = None
     except OSError as error:
         return (f"{error.filename} cannot be read",)
-    return reasons_to_keep(
+    reasons = reasons_to_keep(
         entry.sha256,
         names=entry.names,
         idle_s=now - last,
         grace_s=grace_s,
         runs={folder: pinned(folder) for folder in folders},
     )
+    # the owner of the folder above could move it away, but not remove what is in it
+    ours = os.access(entry.file.parent, os.W_OK)
+    return reasons if reasons or ours else (f"{entry.by} added it, and may remove it",)
 
 
 def _remove(
@@ -213,10 +216,10 @@ def _remove(
     except Busy:
         return Outcome(entry, ("asked for at this moment",))
     except OSError as error:
-        return Outcome(entry, (f"{error.strerror}: {entry.by} added it, and may remove it",))
+        return Outcome(entry, (f"{error.strerror}: {error.filename}",))
     shutil.rmtree(aside, ignore_errors=True)
     if aside.exists():
-        return Outcome(entry, (f"moved to {aside}: {entry.by} has to remove it there",))
+        return Outcome(entry, (f"moved to {aside}, where not all of it can be removed",))
     return Outcome(entry, (), removed=True)
 
 

@@ -115,7 +115,7 @@ def read_image(path: Path, *, run: Run = processes.run) -> ImageInfo:
     """
     try:
         size = path.stat().st_size
-        text = record_path(path).read_text(encoding="utf-8")
+        content = record_path(path).read_bytes()
     except FileNotFoundError:
         if not path.is_file():
             raise CaHpcError(f"image {path} does not exist", hint=_BUILD) from None
@@ -125,7 +125,7 @@ def read_image(path: Path, *, run: Run = processes.run) -> ImageInfo:
             f"image {path} cannot be read: {error.strerror}", hint="check its permissions"
         ) from error
     try:
-        found = decode(ImageInfo, text)
+        found = decode(ImageInfo, content.decode())
     except ValueError as error:
         raise CaHpcError(
             f"{record_path(path)} is not the record of an image",

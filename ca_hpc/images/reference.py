@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from ca_hpc.errors import SpecError
 from ca_hpc.transfers.addresses import scheme_of
@@ -27,10 +29,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # OCI distribution specification 1.1, "Pulling manifests"
 _PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REGISTRY: Final = re.compile(
-    r"oras://(?P<host>[A-Za-z0-9.-]+(?::\d+)?|\[[0-9A-Fa-f:]+\](?::\d+)?)"
+    r"oras://(?P<host>(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?)"
     rf"/(?P<name>{_PART}(?:/{_PART})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(?:@sha256:(?P<sha256>[0-9a-f]{64}))?"
 )
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # RFC 1123
+_HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,10 @@ def parse(text: str) -> Reference:
         )
     if "/" in place or place.endswith(ENDING):
         return InFile(place, digest or None)
+    if place.startswith("sha256:") and marked:
+        raise SpecError(
+            f"image: {text}: two digests of one image", hint=f"write one: sha256:{digest}"
+        )
     if place.startswith("sha256:"):
         return _by_digits(place.removeprefix("sha256:").lower(), text)
     return InStore(check_name(place), digest or None)
@@ -122,6 +130,7 @@ def _by_digits(digits: str, text: str) -> InStore:
 def _in_registry(text: str) -> InRegistry:
     found = _REGISTRY.fullmatch(text)
     if found is not None:
+        _check_host(found["host"])
         return InRegistry(**found.groupdict())
     if "@" in text.partition("@sha256:")[0]:  # the text is not shown: a password may stand there
         raise SpecError(
@@ -132,6 +141,22 @@ def _in_registry(text: str) -> InRegistry:
         f"image: {text} is no address of an image",
         hint="oras://HOST/NAME:TAG, all of NAME in small letters, or with @sha256:… behind it",
     )
+
+
+def _check_host(host: str) -> None:
+    """Raises SpecError for what nobody can be asked at, so that no library stumbles over it."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname or "", parts.port
+        numeric = ":" in name or name.rpartition(".")[2].isdigit()  # no name ends in a number
+        fine = port != 0 and bool(ip_address(name) if numeric else _HOST_NAME.fullmatch(name))
+    except ValueError:
+        fine = False
+    if not fine:
+        raise SpecError(
+            f"image: {host} is no address of a registry",
+            hint="oras://HOST/NAME:TAG or oras://HOST:PORT/NAME:TAG, PORT from 1 to 65535",
+        )
 
 
 def _pin(sha256: str | None) -> str:

@@ -25,7 +25,7 @@ from ca_hpc.images.credentials import Login, RegistryAuth, how_to_login
 from ca_hpc.images.reference import InRegistry
 from ca_hpc.transfers.addresses import origin
 from ca_hpc.transfers.fetch import ELSEWHERE, Progress, content_length, fetch
-from ca_hpc.transfers.session import Misconduct, WarySession, reason, received
+from ca_hpc.transfers.session import MOST_BYTES, Misconduct, WarySession, reason, received
 
 # as Apptainer 1.4 writes them
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -59,16 +59,22 @@ def resolve(reference: InRegistry, *, login: Login | None) -> Remote:
     A digest may be the file's (what ca-hpc records) or the manifest's (what other tools show).
     """
     with _session(reference, login=login, actions="pull") as http:
-        if reference.sha256 is not None:
-            size = _blob_size(http, reference, f"sha256:{reference.sha256}")
-            if size is not None:
-                return Remote(reference, reference.sha256, size)
         wanted = f"sha256:{reference.sha256}" if reference.sha256 else reference.tag or "latest"
+        blob = None
+        if reference.sha256 is not None:
+            size = _blob_size(http, reference, wanted)
+            blob = None if size is None else Remote(reference, reference.sha256, size)
+        # Some registries keep manifests among their blobs, too, where one would pass for the image.
+        # So what is small enough to be one is asked for as one; an image of real size never is.
+        if blob is not None and blob.size_bytes > MOST_BYTES:
+            return blob
         answer = http.get(
             f"{reference.api}/manifests/{wanted}",
             headers={"Accept": MANIFEST},
             timeout=_TIMEOUT_S,
         )
+        if blob is not None and answer.status_code == 404:
+            return blob
         _check(answer, reference, login=login)
         content = received(answer)
     if reference.sha256 and (found := _digest(content)) != wanted:

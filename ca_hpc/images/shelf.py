@@ -9,8 +9,8 @@
     .incoming/NODE-USER/SHA256/          what is being brought, in a folder of that user's
 
 An image is there whole or not at all: it is filled in ``.incoming`` and moved into place in one
-step. The store is as shared as its root: where that has the setgid bit, a group may add; who added
-an image may remove it, and so may the owner of the folder, but nobody else.
+step. The store is as shared as its root (``store/shared.py``): a group may add to it, and who added
+an image may remove it, but nobody else.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from ca_hpc.store.shared import (
     is_own,
     is_shared,
     make,
+    owner,
     small_text,
     user_name,
 )
@@ -75,6 +76,21 @@ class Use:
     def here(cls, runs: Path) -> Use:
         """By this user, on this machine."""
         return cls(str(runs), user_name(os.getuid()), os.uname().nodename)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an image comes from, and what is asked of it.
+
+    ``bring`` fills a folder, which may hold a part of an earlier try, and returns the file.
+    ``admit`` sees it before it is there for others: it may put a record beside it, or raise.
+    ``whole`` sees it in its place, brought or found, one process at a time: False for one that is
+    damaged.
+    """
+
+    bring: Callable[[Path], Path]
+    admit: Callable[[Path], None] = lambda image: None
+    whole: Callable[[Path], bool] = lambda image: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,42 +181,45 @@ class Shelf:
     # --- adding ------------------------------------------------------------------------------
 
     def ensure(
-        self,
-        sha256: str,
-        *,
-        use: Use | None,
-        bring: Callable[[Path], Path],
-        admit: Callable[[Path], None] = lambda image: None,
-        whole: Callable[[Path], bool] = lambda image: True,
-        waiting: Callable[[], None],
-    ) -> Path:
-        """The image, brought by one of all who ask for it while the others wait.
+        self, sha256: str, source: Source, *, use: Use | None, say: Callable[[str], None]
+    ) -> tuple[Path, bool]:
+        """The image, brought by one of all who ask for it while the others wait; and whether it was
+        brought now. One that is damaged is brought anew where this user may.
 
-        ``bring`` fills a folder, which may hold a part of an earlier try, and returns the file.
-        ``admit`` sees it before it is there for others: it may put a record beside it, or raise.
-        ``whole`` sees it in its place, brought or found, one process at a time: False for one that
-        is damaged, which is brought anew where this user may.
-        ``use``: what keeps it; None: nothing yet. Raises CaHpcError, DigestMismatch where what was
-        brought is another file.
+        ``use``: what keeps it; None: that somebody asked, for a while. ``say`` is told who has to
+        wait, and what cannot be noted. Raises CaHpcError, DigestMismatch where what was brought is
+        another file.
         """
+        file = self.file(sha256)
+        brought = False
         try:
             self._prepare()
-            with self.locked(sha256, waiting=waiting):
-                if not self._stays(sha256, whole=whole):
-                    self._bring(sha256, bring=bring, admit=admit)
-                    whole(self.file(sha256))
-                if use is not None:
-                    self._record(use, self.file(sha256).parent / USES)
+            with self.locked(
+                sha256, waiting=lambda: say("another process brings the image: waiting")
+            ):
+                if not self._stays(sha256, source):
+                    self._bring(sha256, source)
+                    brought = True
+                    source.whole(file)
+                self._note(use, file.parent / USES)
         except OSError as error:
-            # a store that others keep: it is used without a word about that
+            # a store that others keep is used all the same
             if error.errno not in _OTHERS or not self.has(sha256):
                 raise _not_writable(self.folder, error) from error
-        return self.file(sha256)
+            if use is not None:
+                say(self._unnoted(sha256, use))
+        return file, brought
 
-    def _stays(self, sha256: str, *, whole: Callable[[Path], bool]) -> bool:
+    def _unnoted(self, sha256: str, use: Use) -> str:
+        return (
+            f"cannot note in {self.folder} that runs in {use.runs} need image sha256:{sha256}: gc "
+            f"will not know; ask {owner(self.file(sha256))} to give it a name that stays with it"
+        )
+
+    def _stays(self, sha256: str, source: Source) -> bool:
         """Whether an image is there; also a damaged one that this user may not replace."""
         file = self.file(sha256)
-        return self.has(sha256) and (whole(file) or not os.access(file.parent, os.W_OK))
+        return self.has(sha256) and (source.whole(file) or not os.access(file.parent, os.W_OK))
 
     @contextlib.contextmanager
     def locked(
@@ -243,16 +262,14 @@ class Shelf:
         finally:
             made.unlink(missing_ok=True)
 
-    def _bring(
-        self, sha256: str, *, bring: Callable[[Path], Path], admit: Callable[[Path], None]
-    ) -> None:
+    def _bring(self, sha256: str, source: Source) -> None:
         into = self._incoming() / sha256
         into.mkdir(exist_ok=True)
-        came = bring(into)  # when it raises, what it has got so far stays for the next try
+        came = source.bring(into)  # when it raises, what it has got so far stays for the next try
         # not in ``into``: what came has a name that its sender chose
         draft = into.with_name(f"{sha256}.draft")
         try:
-            self._publish(came, sha256, draft=draft, admit=admit)
+            self._publish(came, sha256, draft=draft, admit=source.admit)
         finally:
             shutil.rmtree(into, ignore_errors=True)
             shutil.rmtree(draft, ignore_errors=True)
@@ -298,8 +315,13 @@ class Shelf:
                 for file in filter(Path.exists, (record_path(image), image)):
                     file.replace(self.folder / sha256 / file.name)
 
-    def _record(self, use: Use, uses: Path) -> None:
-        """Or touch it, if it is there: when it was last asked for counts."""
+    def _note(self, use: Use | None, uses: Path) -> None:
+        """That somebody asked, now, and for which runs. Raises OSError for runs that cannot be
+        noted."""
+        if use is None:
+            with contextlib.suppress(OSError):  # not this user's to note
+                os.utime(uses)
+            return
         place = hashlib.sha256(use.runs.encode(errors="surrogateescape")).hexdigest()[:16]
         file = uses / f"{use.user}-{place}"
         atomic.write_text(file, encode(use), mode=READABLE if self._shared else None)
@@ -318,6 +340,13 @@ def _entry(file: Path, *, names: Iterable[str]) -> Entry | None:
         by=user_name(seen.st_uid),
         names=tuple(names),
     )
+
+
+def shelf_of(image: Path, sha256: str) -> Shelf | None:
+    """The store that a file lies in as the image of this sha256, links followed; None: in none."""
+    file = image.resolve()
+    shelf = Shelf(file.parent.parent.parent)
+    return shelf if file == shelf.file(sha256) and (file.parent / USES).is_dir() else None
 
 
 def read_use(file: Path) -> Use | None:

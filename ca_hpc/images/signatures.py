@@ -70,12 +70,13 @@ class Refusal(Enum):
     OTHER_KEY = "was signed with another key, or its signature is damaged"
 
 
-# What `apptainer verify` 1.4.5 writes to stderr; the first that fits. All of it exits with 255.
+# What `apptainer verify` 1.4.5 writes to stderr, as patterns; the first that fits. All of it exits
+# with 255. An image is built in group 1; whoever adds something may choose another.
 _REFUSALS: Final[Mapping[str, Refusal]] = {
     "integrity compromised": Refusal.CHANGED,
     "not associated with object group": Refusal.ADDED,
     "object not signed": Refusal.ADDED,
-    "signature not found for object group 1": Refusal.UNSIGNED,
+    r"signature not found for object group 1(?!\d)": Refusal.UNSIGNED,
     "signature not found for object group": Refusal.ADDED,
     "no signatures found": Refusal.UNSIGNED,
     "verify envelope failed": Refusal.OTHER_KEY,
@@ -206,7 +207,7 @@ def _meaning(done: Finished, key: Path, image: Path) -> Refusal:
     if any(trouble in done.stderr for trouble in _KEY_TROUBLES):
         raise _no_key(key)
     for mark, refusal in _REFUSALS.items():
-        if mark in done.stderr:
+        if re.search(mark, done.stderr):
             return refusal
     raise CaHpcError(
         f"{image} cannot be verified: {last_lines(done.stderr, count=2)}",

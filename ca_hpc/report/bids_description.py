@@ -32,7 +32,7 @@ def description(
     }
     if record.image is not None:
         made["Container"] = _container(record.image)
-    sources = [_source(origin) for origin in origins]
+    sources = [source for origin in origins if (source := _source(origin))]
     return {
         "Name": f"{record.name}: segmentations by {arm}",
         "BIDSVersion": BIDS_VERSION,
@@ -56,5 +56,7 @@ def _container(image: Image) -> Mapping[str, str]:
 
 
 def _source(origin: Origin) -> Mapping[str, str]:
+    """Paths of this site, and what has no place, have no URL: BIDS wants a URI."""
     version = origin.commit or (f"sha256:{origin.sha256}" if origin.sha256 else origin.ref)
-    return {"URL": origin.url, **({"Version": version} if version else {})}
+    url = {"URL": origin.url} if "://" in origin.url else {}
+    return {**url, **({"Version": version} if version else {})}

@@ -1,7 +1,7 @@
 """From a run folder to its record: what was run, with what, and what came of it.
 
 All of it is written down elsewhere first, by whoever knows it; here it is put together, and every
-file is given its digest as it is now.
+file that nobody has sealed is given its digest as it is now.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 from ca_hpc.core.arms import arm_training
 from ca_hpc.core.codec import decode
 from ca_hpc.core.model import Pin, TaskState, training_id
-from ca_hpc.core.record import Case, Result
+from ca_hpc.core.record import Case
+from ca_hpc.core.remarks import remarks
 from ca_hpc.core.run_record import (
     ArmRecord,
     AttemptRecord,
@@ -26,12 +27,14 @@ from ca_hpc.core.run_record import (
     Software,
 )
 from ca_hpc.core.spec import Arm, JobSpec
+from ca_hpc.core.states import GOES_ON
 from ca_hpc.errors import CaHpcError
 from ca_hpc.nnunet.folders import CONFIGURATION
 from ca_hpc.report.scores import FOLDER as EVALUATION
 from ca_hpc.store.digests import cached_sha256, sha256_file
 from ca_hpc.store.progress import read_events
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import SEALS, read_seals
 
 T = TypeVar("T")
 RECORD: Final = "run.json"
@@ -47,13 +50,14 @@ def compose(run: RunFolder) -> RunRecord:
     """The record of a run as it stands now; the same files give the same record.
 
     ``state``: as the results say, COMPLETED, FAILED (a task has ended otherwise), RUNNING or
-    PENDING; nobody is asked. Sizes are 0 of files that are elsewhere and gone. Raises CaHpcError
-    for a run whose records cannot be read.
+    PENDING; nobody is asked. What was sealed has the digest that it was sealed with. ``warnings``:
+    without those about the data, which may name subjects. Sizes are 0 of files that are elsewhere
+    and gone. Raises CaHpcError for a run whose records cannot be read.
     """
-    spec, pins, cases = run.spec, run.pins, run.cases.cases
+    spec, pins, data = run.spec, run.pins, run.cases
+    cases, about_data = data.cases, remarks(data)
     tasks = [task.id for task in run.workflow.tasks if task.id != OWN_TASK]
-    results = [run.result(task) for task in tasks]
-    state = _state(results, begun=any(run.attempts(task) for task in tasks))
+    state = _state(run, tasks)
     try:
         return RunRecord(
             format=1,
@@ -66,17 +70,17 @@ def compose(run: RunFolder) -> RunRecord:
             cluster=_inside(run, "cluster.json"),
             cases=len(cases),
             people=_people(cases),
-            ended=_last(results) if state in _OVER else None,
+            ended=_last(run, tasks) if state in _OVER else None,
             data=_there(run, run.data_seals.name),
             image=pins.image or _image(run),
             weights=_pinned(pins.weights),
-            splits=_there(run, "splits.json"),
-            test_sets=_there(run, "test_sets.json"),
-            trainers=tuple(_below(run, run.trainers, named="*.py")),
+            splits=_sealed(run, "splits.json"),
+            test_sets=_sealed(run, "test_sets.json"),
+            trainers=tuple(_trainers(run)),
             arms={name: _arm(run, spec, name) for name in spec.arms},
             attempts=tuple(_attempts(run)),
             results=tuple(_results(run)),
-            warnings=pins.warnings,
+            warnings=tuple(text for text in pins.warnings if text not in about_data),
             rerun=run.rerun,
         )
     except OSError as error:
@@ -91,18 +95,44 @@ def record_file(run: RunFolder) -> File:
     return _inside(run, RECORD)
 
 
-def _state(results: Collection[Result | None], *, begun: bool) -> TaskState:
+def _state(run: RunFolder, tasks: Collection[str]) -> TaskState:
     """Of the tasks but the report's own."""
-    ended = {result.state for result in results if result is not None}
-    if ended - {TaskState.COMPLETED}:
-        return TaskState.FAILED
-    if None not in results:
+    reported = max((_begun(run, folder) for folder in run.attempts(OWN_TASK)), default="")
+    states = {_task_state(run, task, reported=reported) for task in tasks}
+    for state in (TaskState.FAILED, TaskState.RUNNING):
+        if state in states:
+            return state
+    if states == {TaskState.COMPLETED}:
         return TaskState.COMPLETED
-    return TaskState.RUNNING if begun else TaskState.PENDING
+    return TaskState.RUNNING if TaskState.COMPLETED in states else TaskState.PENDING
 
 
-def _last(results: Collection[Result | None]) -> str:
-    return max(result.ended for result in results if result is not None)
+def _task_state(run: RunFolder, task: str, *, reported: str) -> TaskState:
+    """COMPLETED, FAILED, RUNNING or PENDING. ``reported``: when the report was begun last.
+
+    What was interrupted goes on, until the report begins: it waits for all others.
+    """
+    attempts, result = run.attempts(task), run.result(task)
+    if not attempts:
+        return TaskState.PENDING
+    if result is not None and result.state is TaskState.COMPLETED:
+        return TaskState.COMPLETED
+    newest = run.attempt_result(attempts[-1])
+    goes_on = newest is None or newest.state in GOES_ON
+    later = not reported or _begun(run, attempts[-1]) > reported
+    return TaskState.RUNNING if goes_on and later else TaskState.FAILED
+
+
+def _begun(run: RunFolder, attempt: Path) -> str:
+    """When; empty where its worker died before it could say so."""
+    record = run.attempt_record(attempt)
+    return record.started if record else ""
+
+
+def _last(run: RunFolder, tasks: Collection[str]) -> str | None:
+    """When the last task ended, of those that could say so."""
+    results = (run.result(task) for task in tasks)
+    return max((result.ended for result in results if result is not None), default=None)
 
 
 def _people(cases: tuple[Case, ...]) -> int:
@@ -124,6 +154,26 @@ def _inside(run: RunFolder, *parts: str) -> File:
 def _there(run: RunFolder, *parts: str) -> File | None:
     """The same; None while it is not there."""
     return _inside(run, *parts) if run.file(*parts).is_file() else None
+
+
+def _sealed(run: RunFolder, *parts: str) -> File | None:
+    """A file as it was when it was made, if that was written down; None while it is not there."""
+    path = run.file(*parts)
+    for sealed in read_seals(path.parent / SEALS).files:
+        if sealed.path == path.name and path.is_file():
+            return File(
+                path.relative_to(run.path).as_posix(), sealed.sha256, sealed.identity.size_bytes
+            )
+    return _there(run, *parts)
+
+
+def _trainers(run: RunFolder) -> Iterator[File]:
+    """As they were at submission, whatever has become of them; as they are, if nobody knows."""
+    name, seals = run.trainers.name, read_seals(run.trainers / SEALS).files
+    if not seals:
+        yield from _below(run, run.trainers, named="*.py")
+    for sealed in seals:
+        yield File(f"{name}/{sealed.path}", sealed.sha256, sealed.identity.size_bytes)
 
 
 def _below(run: RunFolder, folder: Path, *, named: str = "*") -> Iterator[File]:
@@ -174,8 +224,7 @@ def _plans(run: RunFolder, arm: str) -> File | None:
     """The plans that the arm's folds are trained by; None before they are made."""
     if not run.file("arms.json").is_file() or arm not in (names := run.arm_plans):
         return None
-    made = run.preprocessed / run.cases.dataset / f"{names[arm]}.json"
-    return _there(run, str(made.relative_to(run.path)))
+    return _sealed(run, run.plans.name, f"{names[arm]}.json")
 
 
 def _settings(run: RunFolder, spec: JobSpec, arm: Arm, *, name: str) -> Settings:

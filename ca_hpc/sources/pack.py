@@ -48,7 +48,7 @@ def packed_cases(source: PackSource) -> Cases:
 
 def check_cases(cases: Cases) -> None:
     """That they can be packed, and used where they are unpacked. Raises CaHpcError."""
-    if problem := next(_problems(cases), None):
+    if problem := next(case_problems(cases), None):
         told = problem if len(problem) <= _MOST_TOLD else f"{problem[:_MOST_TOLD]}…"
         raise CaHpcError(
             f"these cases make no pack that can be used: {told}",
@@ -56,7 +56,8 @@ def check_cases(cases: Cases) -> None:
         )
 
 
-def _problems(cases: Cases) -> Iterator[str]:
+def case_problems(cases: Cases) -> Iterator[str]:
+    """What no job could rely on: in a pack of somebody else's, and in an archive."""
     if not _DATASET.fullmatch(cases.dataset):
         yield f"{cases.dataset!r} is no name of a data set of nnU-Net"
     for name in (*cases.labels, *cases.regions):

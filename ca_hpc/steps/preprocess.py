@@ -24,6 +24,7 @@ from ca_hpc.nnunet.sizes import memory_gib, patch_and_batch
 from ca_hpc.steps.assembled import RECORD
 from ca_hpc.steps.entry import StepCall, main
 from ca_hpc.steps.publication import publish
+from ca_hpc.store import atomic
 from ca_hpc.store.given import given_plans
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.seal import SEALS, seal, write_seals
@@ -39,7 +40,7 @@ Plans = Mapping[str, dict[str, Any]]  # by kind
 
 
 def preprocess(call: StepCall) -> None:
-    """Write ``nnunet/preprocessed/DATASET``: plans, splits, data. And ``arms.json``."""
+    """Write ``nnunet/preprocessed/DATASET``: plans, splits, data. And ``arms.json``, ``plans``."""
     run = call.run
     published = run.preprocessed / run.cases.dataset
     made_of = run.file(RECORD).read_text()
@@ -48,6 +49,7 @@ def preprocess(call: StepCall) -> None:
     else:
         _preprocess(call, made_of)
         _publish(call, published, made_of=made_of)
+    _keep_plans(run, published)
     task = call.attempt.parent.parent.name
     for attempt in run.attempts(task):
         if attempt.name <= call.attempt.name:  # of attempts that were killed
@@ -74,6 +76,15 @@ def _publish(call: StepCall, target: Path, *, made_of: str) -> None:
         target.rename(call.attempt / DRAFT / "former")
     if not publish(draft, target):
         call.say(f"another attempt has published {target}: it stays")
+
+
+def _keep_plans(run: RunFolder, published: Path) -> None:
+    """Those that arms train by, to the byte: a rerun needs them when ``nnunet`` is gone."""
+    names = sorted({f"{name}.json" for name in run.arm_plans.values()})
+    run.plans.mkdir(exist_ok=True)
+    for name in names:
+        atomic.write_text(run.plans / name, (published / name).read_text(encoding="utf-8"))
+    write_seals(run.plans / SEALS, seal(run.plans, names))
 
 
 def _preprocess(call: StepCall, made_of: str) -> None:

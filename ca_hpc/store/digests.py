@@ -60,6 +60,18 @@ def cached_sha256(path: Path, *, cache: Path) -> str:
     return found
 
 
+def reread_sha256(path: Path, *, cache: Path) -> str:
+    """:func:`sha256_file`, and what ``cache`` remembers is put right.
+
+    A disk that loses a bit changes no time: all who ask the cache learn of it by this alone. Raises
+    OSError for ``path``.
+    """
+    digests = DigestCache(cache)
+    found = digests.reread(path).sha256
+    digests.save()
+    return found
+
+
 class DigestCache:
     """What files hold, by path and identity: a JSON file, read once and written by ``save``.
 
@@ -80,10 +92,14 @@ class DigestCache:
 
     def sealed(self, path: Path, *, digest: Callable[[Path], str] = sha256_file) -> Sealed:
         """The file as it is now; ``digest`` reads it if nothing is known. Raises OSError."""
-        place = str(path.absolute())
-        known = self._known.get(place)
+        known = self._known.get(str(path.absolute()))
         if known is not None and known.identity == identity_of(path):
             return known
+        return self.reread(path, digest=digest)
+
+    def reread(self, path: Path, *, digest: Callable[[Path], str] = sha256_file) -> Sealed:
+        """The file as it is now, read in any case. Raises OSError."""
+        place = str(path.absolute())
         found = sealed_now(path, name=place, digest=digest)
         # what changed while it was read has no digest worth keeping
         if identity_of(path) == found.identity:

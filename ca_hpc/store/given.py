@@ -78,10 +78,12 @@ def read_given(run: RunFolder) -> Given | None:
     Raises CaHpcError where it is damaged, DigestMismatch where a file is another one.
     """
     folder = run.file(FOLDER)
-    if not folder.is_dir():
+    if not (folder.exists() or run.file(RERUN).exists()):
         return None
     seals, digests = read_seals(folder / SEALS), DigestCache(run.digests)
-    refuse_changed(seals, what="file", folder=folder, cache=digests)
+    gone = refuse_changed(seals, what="file", folder=folder, cache=digests)
+    if gone or not seals.files:
+        raise _damaged(folder, f"{(*gone, folder / SEALS)[0].relative_to(folder)} is gone")
     try:
         return Given(
             splits=(folder / SPLITS).read_text(encoding="utf-8"),
@@ -113,7 +115,7 @@ def given_plans(run: RunFolder) -> Mapping[str, dict[str, Any]]:
         raise _damaged(run.file(FOLDER), error) from error
 
 
-def _damaged(place: Path | str, error: Exception) -> CaHpcError:
+def _damaged(place: Path | str, error: Exception | str) -> CaHpcError:
     return CaHpcError(
         f"{place} cannot be read: {error}",
         hint="this run's record is damaged; rerun the first run again",

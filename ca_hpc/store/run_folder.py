@@ -12,6 +12,7 @@
     prepared/                              converted cases, until the data set is made of them
     cases.tsv  splits.json  test_sets.json the cases, and what each of them is used for
     nnunet/raw  nnunet/preprocessed        nnU-Net's folders, of this run alone
+    plans/                                 the plans that were sealed, when nnunet/ is gone, too
     results/ARM/DATASET/TRAINER__PLANS__3d_fullres/fold_K    published folds, by arm
     trainers/                              the user's own trainers, as they were at submission
     evaluation/  report.html  exports/
@@ -358,6 +359,11 @@ class RunFolder:
     def preprocessed(self) -> Path:
         """``nnUNet_preprocessed``."""
         return self.file("nnunet", "preprocessed")
+
+    @property
+    def plans(self) -> Path:
+        """nnU-Net's plans by name, kept for reruns: ``nnunet`` may go when a run has ended."""
+        return self.file("plans")
 
     def results(self, arm: str) -> Path:
         """``nnUNet_results`` of one arm. Arms never share it: their folds have the same names."""

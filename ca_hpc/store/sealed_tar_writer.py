@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -17,19 +18,25 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ca_hpc.core.codec import encode
-from ca_hpc.errors import CaHpcError
+from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.store.sealed_tar import BLOCK, CHUNK, Kind, Member, Progress, begins
 
 _NOT_YET: Final = "0" * 64
+# file systems without hard links, as on USB disks (man 2 link)
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a member is made of: its name, its size in bytes, and its bytes."""
+    """What a member is made of: its name, its size in bytes, and its bytes.
+
+    ``sha256``: what they must have; None: whatever they have when they are read.
+    """
 
     name: str
     size: int
     chunks: Callable[[], Iterator[bytes]]
+    sha256: str | None = None
 
     @classmethod
     def of_bytes(cls, name: str, raw: bytes) -> Content:
@@ -37,14 +44,14 @@ class Content:
         return cls(name, len(raw), lambda: iter((raw,)))
 
     @classmethod
-    def of_file(cls, name: str, path: Path, *, hint: str) -> Content:
+    def of_file(cls, name: str, path: Path, *, hint: str, sha256: str | None = None) -> Content:
         """A file, whose size is as it is now. Raises OSError.
 
         ``hint``: the next move where it cannot be read later.
         """
         with path.open("rb") as stream:  # that it may be read, while nothing is written yet
             size = os.fstat(stream.fileno()).st_size
-        return cls(name, size, lambda: _chunks(path, hint=hint))
+        return cls(name, size, lambda: _chunks(path, hint=hint), sha256)
 
 
 def write_sealed(
@@ -54,19 +61,22 @@ def write_sealed(
     kind: Kind,
     manifest: Callable[[Mapping[str, Member]], object],
     progress: Progress,
+    overwrite: bool = True,
 ) -> str:
-    """Write the members in their order; the tar's sha256. Raises CaHpcError, as check_target does.
+    """Write the members in their order; the tar's sha256. Raises CaHpcError, as check_target does,
+    and DigestMismatch for a member that is not what it must be.
 
     ``manifest`` makes the first member's record of what is known of the files. ``target`` appears
     when it is whole. Equal contents give equal bytes. Each is read once: digests have a fixed
-    length, so that the manifest's room is known before they are.
+    length, so that the manifest's room is known before they are. ``overwrite``: an older tar of
+    this kind; else one that appears meanwhile stays, too.
     """
-    check_target(target, kind)
+    check_target(target, kind, overwrite=overwrite)
     total = sum(content.size for content in contents)
     _check_space(target, total, kind)
     known = places(contents)
     room = len(encode(manifest(known)).encode())
-    with _draft(target, kind) as stream:
+    with _draft(target, kind, overwrite=overwrite) as stream:
         stream.write(_header(kind.manifest, room) + bytes(room + -room % BLOCK))
         done, files = 0, {}
         for content in contents:
@@ -79,6 +89,7 @@ def write_sealed(
                 progress(done, total)
             stream.write(bytes(-content.size % BLOCK))
             files[content.name] = replace(known[content.name], sha256=digest.hexdigest())
+            _refuse_other(content, files[content.name], kind)
         stream.write(bytes(2 * BLOCK))  # how a tar ends
         text = encode(manifest(files)).encode()
         stream.seek(BLOCK)
@@ -86,8 +97,11 @@ def write_sealed(
     return hashlib.sha256(text).hexdigest()
 
 
-def check_target(target: Path, kind: Kind) -> None:
-    """Refuse what must not be overwritten: all but an older tar of this kind. Raises CaHpcError."""
+def check_target(target: Path, kind: Kind, *, overwrite: bool = True) -> None:
+    """Refuse what must not be overwritten: all but an older tar of this kind. Raises CaHpcError.
+
+    Without ``overwrite`` that one, too.
+    """
     if not target.parent.is_dir():
         raise CaHpcError(f"{target.parent} is no folder", hint="make it, or name another one")
     try:
@@ -104,6 +118,8 @@ def check_target(target: Path, kind: Kind) -> None:
             f"{target} is {taken}, and would be overwritten",
             hint="name a new file: -o study.tar",
         )
+    if not overwrite:
+        raise _taken(target)
 
 
 def places(contents: Sequence[Content]) -> dict[str, Member]:
@@ -131,8 +147,18 @@ def _exactly(content: Content, kind: Kind) -> Iterator[bytes]:
         )
 
 
+def _refuse_other(content: Content, found: Member, kind: Kind) -> None:
+    """Gigabytes lie between the comparison of a file and its reading here."""
+    if content.sha256 not in (None, found.sha256):
+        raise DigestMismatch(
+            f"{content.name} is sha256:{found.sha256} now, and was sha256:{content.sha256} when "
+            "packing began",
+            hint=f"let nobody write to it meanwhile, and again: {kind.writer}",
+        )
+
+
 @contextlib.contextmanager
-def _draft(target: Path, kind: Kind) -> Iterator[BinaryIO]:
+def _draft(target: Path, kind: Kind, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A file that becomes ``target`` at the end, unless there is an exception.
 
     Each is locked before anything is written: so what a killed process left is told from what is
@@ -151,8 +177,11 @@ def _draft(target: Path, kind: Kind) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        check_target(target, kind)  # hours may have passed
-        draft.replace(target)
+        check_target(target, kind, overwrite=overwrite)  # hours may have passed
+        if overwrite:
+            draft.replace(target)
+        else:
+            _publish(draft, target)
     except OSError as error:
         raise CaHpcError(
             f"cannot write {target}: {error.strerror}",
@@ -160,6 +189,24 @@ def _draft(target: Path, kind: Kind) -> Iterator[BinaryIO]:
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """As ``target``, unless there is one by now. Raises CaHpcError, OSError."""
+    try:
+        os.link(draft, target)
+    except FileExistsError as error:
+        raise _taken(target) from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        draft.replace(target)
+
+
+def _taken(target: Path) -> CaHpcError:
+    return CaHpcError(
+        f"{target} is there already", hint="name a new file: -o study.tar; or: --replace"
+    )
 
 
 def _check_space(target: Path, size: int, kind: Kind) -> None:

@@ -1,4 +1,5 @@
-"""Folders of a store that a group shares: it does so where the store's root has the setgid bit.
+"""Folders of a store that a group shares: it does so where the store's root has the setgid bit and
+the group may write to it. The bit alone says nothing: each folder below one that has it gets it.
 
 Modes are set by chmod there, since a umask takes bits away from those of mkdir. Elsewhere the umask
 decides.
@@ -24,7 +25,8 @@ _MOST_TEXT: Final = 1 << 16  # bytes: a path has 4096 at most
 
 def is_shared(root: Path) -> bool:
     """Whether a group shares what is in a folder. Raises OSError."""
-    return bool(root.stat().st_mode & stat.S_ISGID)
+    needed = stat.S_ISGID | stat.S_IWGRP
+    return root.stat().st_mode & needed == needed
 
 
 def is_own(folder: Path) -> bool:

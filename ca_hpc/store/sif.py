@@ -77,15 +77,18 @@ def read_parts(stream: BinaryIO, sif: Path) -> tuple[Part, ...]:
         raise CaHpcError(f"{sif} is not a SIF", hint="build an image: ca-hpc image build")
     if len(start) < HEADER.size:
         raise _cut_off(sif, length=length, wanted=HEADER.size)
-    *_, table, table_size, data, data_size = HEADER.unpack(start)
-    ordered = 0 <= table <= table + table_size <= data <= data + data_size
-    if not ordered or data > _HEAD_BYTES:
-        raise CaHpcError(f"{sif} has a damaged header", hint="copy or build the image again")
+    *_, free, total, table, table_size, data, data_size = HEADER.unpack(start)
+    ordered = HEADER.size <= table <= table + table_size <= data <= data + data_size
+    if not ordered or data > _HEAD_BYTES or not 0 <= free <= total <= _HEAD_BYTES:
+        raise _damaged(sif)
     wanted = data + data_size
     if length < wanted:
         raise _cut_off(sif, length=length, wanted=wanted)
     stream.seek(table)
-    return tuple(_parts(stream.read(table_size), table=table))
+    parts = tuple(_parts(stream.read(table_size), table=table))
+    if any(part.offset < 0 or part.size < 0 for part in parts):
+        raise _damaged(sif)
+    return parts
 
 
 def _parts(rows: bytes, *, table: int) -> Iterator[Part]:
@@ -93,6 +96,10 @@ def _parts(rows: bytes, *, table: int) -> Iterator[Part]:
         kind, used, _, _, _, *numbers = DESCRIPTOR.unpack_from(rows, place)
         if used:
             yield Part(table + place, kind, *numbers)
+
+
+def _damaged(sif: Path) -> CaHpcError:
+    return CaHpcError(f"{sif} has a damaged header", hint="copy or build the image again")
 
 
 def _cut_off(sif: Path, *, length: int, wanted: int) -> CaHpcError:

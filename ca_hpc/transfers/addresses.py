@@ -6,7 +6,8 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-_LOOPBACK: Final = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
+_BYTE: Final = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"  # else it is a name, of anybody's
+_LOOPBACK: Final = re.compile(rf"(localhost|127(\.{_BYTE}){{3}}|\[::1\])(:[0-9]+)?")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -25,3 +26,9 @@ def in_the_clear(url: str) -> bool:
     """Whether what goes there can be read on the way. Raises ValueError."""
     parts = urlsplit(url)
     return parts.scheme == "http" and scheme_of(parts.netloc) != "http"
+
+
+def stays_here(url: str) -> bool:
+    """Whether ``url`` is plain http to this machine, which no proxy may see. Raises ValueError."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and scheme_of(parts.netloc.rpartition("@")[2].lower()) == "http"

@@ -5,13 +5,13 @@ Imports requests, which takes long: to be imported where it is used.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urljoin
 
 import requests
 from requests import PreparedRequest, Response
 
-from ca_hpc.transfers.addresses import in_the_clear, origin
+from ca_hpc.transfers.addresses import in_the_clear, origin, stays_here
 
 #: of an answer that is read into memory, as those of registries: a manifest has some 500 bytes
 MOST_BYTES: Final = 4 << 20
@@ -25,7 +25,8 @@ class Misconduct(requests.RequestException):
 class WarySession(requests.Session):
     """A login goes to the server that it is for, over what it was sent over, and nowhere else.
 
-    Answers are not read before somebody reads them: ``received``, or as a stream.
+    Plain http to this machine stays in it: no proxy of the environment is told of it. Answers are
+    not read before somebody reads them: ``received``, or as a stream.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,23 @@ class WarySession(requests.Session):
         if bared:
             raise Misconduct("redirects from https to plain http", response=resp)
         return target
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        """As in requests, but no proxy for what stays on this machine."""
+        found = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        return {**found, "proxies": {}} if stays_here(url) else found
+
+    def rebuild_proxies(
+        self, prepared_request: PreparedRequest, proxies: dict[str, str] | None
+    ) -> dict[str, str]:
+        """The same, where a redirect leads."""
+        found = super().rebuild_proxies(prepared_request, proxies)
+        if not stays_here(prepared_request.url or ""):
+            return found
+        prepared_request.headers.pop("Proxy-Authorization", None)
+        return {}
 
     def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
         """Take a login off where a redirect leads elsewhere.

@@ -5,9 +5,10 @@ staged: checkpoints always go to the shared storage, so that a killed job loses 
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,9 +46,9 @@ def stage_in(
 ) -> Iterator[Staged]:
     """Copy image and preprocessed data for the tasks of one element; gone at the end.
 
-    Only where the profile names a node-local folder that exists on the node, and there is room:
-    anything else, a full disk included, is told and the shared storage is read. ``stopping``: the
-    copies are not wanted any more.
+    Only where the profile names a node-local folder that exists on the node. A disk that has no
+    room, or gets full, is told, nothing is left on it, and the shared storage is read.
+    ``stopping``: the copies are not wanted any more.
     """
     flow = run.workflow
     local = node.folder(flow.node_local)
@@ -79,19 +80,29 @@ def _data(run: RunFolder, folder: Path, *, stopping: Callable[[], bool]) -> str 
         dataset = source / run.cases.dataset
         needed = needed_for_training(dataset, plans=set(run.arm_plans.values()))
         files = [file for path in needed for file in (_below(path) if path.is_dir() else [path])]
-        if not _room(folder, sum(file.stat().st_size for file in files)):
-            return None
-        for file in files:
-            if stopping():
-                return None
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+        _check_room(folder, sum(file.stat().st_size for file in files))
+        whole = _copied(files, source, target, stopping=stopping)
     except (OSError, ValueError, KeyError) as error:  # the training will say what is missing
         _tell("the data", error)
+        whole = False
+    if not whole:
+        shutil.rmtree(target, ignore_errors=True)  # half a copy, for as long as the training lasts
         return None
     print(f"ca-hpc: {len(files)} files of {dataset.name} copied to {target}", flush=True)
     return str(target)
+
+
+def _copied(
+    files: Iterable[Path], source: Path, target: Path, *, stopping: Callable[[], bool]
+) -> bool:
+    """Whether all of them were copied; False as soon as ``stopping`` says so. Raises OSError."""
+    for file in files:
+        if stopping():
+            return False
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return True
 
 
 def _below(folder: Path) -> list[Path]:
@@ -104,19 +115,25 @@ def _image(run: RunFolder, target: Path, *, stopping: Callable[[], bool]) -> str
     if pin is None:
         return None
     try:
-        if not _room(target.parent, Path(pin.path).stat().st_size):
-            return None
+        _check_room(target.parent, Path(pin.path).stat().st_size)
         found = copy_hashing(Path(pin.path), target, stopping=stopping)
     except OSError as error:
         _tell("the image", error)
-        return None
-    if found is not None:
+        found = None
+    if found is None:
+        with contextlib.suppress(OSError):
+            target.unlink()
+    else:
         print(f"ca-hpc: {pin.path} copied to {target}", flush=True)
     return found
 
 
-def _room(folder: Path, size_bytes: int) -> bool:
-    return shutil.disk_usage(folder).free >= ROOM * size_bytes
+def _check_room(folder: Path, size_bytes: int) -> None:
+    """Raises OSError where a copy of this size would leave others too little."""
+    free, wanted = shutil.disk_usage(folder).free, ROOM * size_bytes
+    if free < wanted:
+        told = f"{free / 1e6:.0f} MB are free, {wanted / 1e6:.0f} MB should be"
+        raise OSError(errno.ENOSPC, told, str(folder))
 
 
 def _tell(what: str, error: Exception) -> None:

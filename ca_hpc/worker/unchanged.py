@@ -18,7 +18,7 @@ SEALED: Final = frozenset({"prepare", "preprocess", "train", "predict"})
 
 
 def refuse_changes(run: RunFolder, stage: str, staged: Staged) -> None:
-    """Compare image, weights, source files, splits and plans with what was recorded of them.
+    """Compare image, weights, source files, trainers, splits and plans with what was recorded.
 
     What is gone is not refused: who needs it says so, and a training that goes on does not need its
     weights any more. Raises DigestMismatch with both digests, CaHpcError where there is no image.
@@ -37,7 +37,8 @@ def refuse_changes(run: RunFolder, stage: str, staged: Staged) -> None:
         if gone:
             print(f"ca-hpc: {len(gone)} source files are gone, first {gone[0]}", flush=True)
         # of the data set, then of what was planned for it
-        for file in (run.file(SEALS), *run.preprocessed.glob(f"*/{SEALS}")):
+        planned = run.preprocessed.glob(f"*/{SEALS}")
+        for file in (run.trainers / SEALS, run.file(SEALS), *planned):
             refuse_changed(read_seals(file), what="file", folder=file.parent, cache=cache)
     finally:
         cache.save()

@@ -6,6 +6,7 @@ integration tier.
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime, timezone
 from pathlib import Path
@@ -288,6 +289,16 @@ def test_retry_submits_what_failed_and_has_what_waits_wait_for_it(
     assert option(call, "array") is None
     dependency = slurm.called("scontrol")[-1]["arguments"][2]
     assert set(dependency.partition(":")[2].split(":")) == {"103_0", "103_2", "201"}
+
+
+def test_retry_writes_the_record_when_all_is_queued(slurm: FakeSlurm, run: RunFolder) -> None:
+    end(run, TRAININGS[1], job="103_1", failure=Failure.CODE)
+    queue(slurm, j103_1="FAILED")
+    retry(run, say=pytest.fail)
+    queued = [file.stat().st_mtime_ns for file in run.file("submissions").glob("*.json")]
+    assert run.file("run.json").stat().st_mtime_ns >= max(queued)
+    attempts = json.loads(run.file("run.json").read_text())["attempts"]
+    assert [a["failure"] for a in attempts if a["task"] == TRAININGS[1]] == ["code"]
 
 
 def test_retry_makes_again_what_was_made_without_it(slurm: FakeSlurm, run: RunFolder) -> None:

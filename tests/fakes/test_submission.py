@@ -17,6 +17,7 @@ from ca_hpc.continuation.call import ElementCall
 from ca_hpc.core.model import TaskState
 from ca_hpc.core.record import Result
 from ca_hpc.errors import ExitCode, SchedulerUnreachable
+from ca_hpc.report.run_record import compose
 from ca_hpc.store.digests import DigestCache, sha256_file
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.seal import read_seals
@@ -95,6 +96,28 @@ def test_every_source_file_is_sealed_and_read_once(
     cache = DigestCache(host.cache / "digests.json")
     assert all(cache.knows(Path(file)) for file in files)
     assert first.data_seals.read_text() == second.data_seals.read_text()
+
+
+def test_trainers_are_sealed_as_they_were_copied(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    own = job_file.parent / "trainers"
+    (own / "parts").mkdir(parents=True)
+    for name in ("mine.py", "parts/loss.py", "sealed.json", "notes.txt"):
+        (own / name).write_text(name)
+    run = submitted(job_file, host, text="trainers: trainers\n")
+    sealed = {each.path: each.sha256 for each in read_seals(run.trainers / "sealed.json").files}
+    assert sealed == {name: sha256_file(own / name) for name in ("mine.py", "parts/loss.py")}
+    recorded = {file.path: file.sha256 for file in compose(run).trainers}
+    assert recorded == {f"trainers/{name}": digest for name, digest in sealed.items()}
+
+
+def test_a_folder_without_trainers_leaves_none(
+    slurm: FakeSlurm, host: Host, job_file: Path
+) -> None:
+    (job_file.parent / "trainers").mkdir()
+    run = submitted(job_file, host, text="trainers: trainers\n")
+    assert not run.trainers.exists()
 
 
 def test_the_dry_run_shows_what_sbatch_then_gets(

@@ -32,7 +32,7 @@ def test_two_builds_of_one_commit_hold_the_same(
     again = work / "again.sif"
     before = os.umask(0o077)
     try:
-        argv = image_build_argv(again, store=cache_root() / "images", weights=weights)
+        argv = image_build_argv(again, bases=cache_root() / "images", weights=weights)
         made = json.loads(must((*argv, "--json"), env=HOSTILE, timeout=1800))
     finally:
         os.umask(before)

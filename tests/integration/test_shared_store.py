@@ -16,7 +16,7 @@ import pytest
 
 from ca_hpc.errors import CaHpcError
 from ca_hpc.images.collect import collect
-from ca_hpc.images.shelf import Shelf, Use
+from ca_hpc.images.shelf import Shelf, Source, Use
 from ca_hpc.store.archive import CASES, CLUSTER, KIND, RECORD, SPEC, Archive, Manifest
 from ca_hpc.store.digests import DigestCache
 from ca_hpc.store.sealed_tar_writer import Content, write_sealed
@@ -79,15 +79,24 @@ def add(root: Path) -> Path:
         return into / "came"
 
     use = Use.here(root.parent / "runs")
-    return Shelf(root).ensure(SHA256, use=use, bring=bring, waiting=lambda: None)
+    file, _ = Shelf(root).ensure(SHA256, Source(bring), use=use, say=lambda text: None)
+    return file
 
 
-def ask(root: Path) -> Path:
+def ask(root: Path, *, say: Callable[[str], None] = lambda text: None) -> Path:
     def bring(into: Path) -> Path:
         raise AssertionError("it is there")
 
     use = Use.here(root.parent / "runs")
-    return Shelf(root).ensure(SHA256, use=use, bring=bring, waiting=lambda: None)
+    file, _ = Shelf(root).ensure(SHA256, Source(bring), use=use, say=say)
+    return file
+
+
+def told(root: Path) -> list[str]:
+    """What is said to somebody who asks."""
+    found: list[str] = []
+    ask(root, say=found.append)
+    return found
 
 
 def gone(root: Path) -> list[tuple[tuple[str, ...], bool]]:
@@ -135,13 +144,25 @@ def test_who_added_it_removes_it_with_the_uses_of_others(root: Path) -> None:
     assert as_user(OTHER, lambda: add(root)) == file  # and anybody brings it back
 
 
+def test_the_owner_of_the_store_moves_nothing_that_is_another_s_to_remove(root: Path) -> None:
+    as_user(ADDED, lambda: add(root))  # owns images/
+    shutil.rmtree(root / "images" / SHA256)
+    file = as_user(OTHER, lambda: add(root))
+    (root.parent / "runs/another-001").mkdir(parents=True)
+    assert as_user(ADDED, lambda: gone(root)) == [
+        ((f"{OTHER} added it, and may remove it",), False)
+    ]
+    assert file.exists() and not list((root / "images").glob(".removing-*"))
+    assert as_user(OTHER, lambda: gone(root)) == [((), True)]
+
+
 def test_a_part_that_another_left_is_in_nobody_s_way(root: Path) -> None:
     def break_off() -> None:
         def bring(into: Path) -> Path:
             (into / "came").write_bytes(CONTENT[:3])
             raise CaHpcError("cut off")
 
-        Shelf(root).ensure(SHA256, use=None, bring=bring, waiting=lambda: None)
+        Shelf(root).ensure(SHA256, Source(bring), use=None, say=lambda text: None)
 
     with pytest.raises(RuntimeError, match="cut off"):
         as_user(ADDED, break_off)
@@ -248,6 +269,9 @@ def test_where_another_laid_links_nothing_is_unpacked(root: Path) -> None:
 def test_others_read_an_open_store_and_never_enter_a_closed_one(root: Path) -> None:
     file = as_user(ADDED, lambda: add(root))
     assert as_user(OUTSIDER, lambda: ask(root)) == file
+    assert as_user(OTHER, lambda: told(root)) == []
+    (said,) = as_user(OUTSIDER, lambda: told(root))
+    assert said.startswith("cannot note in") and f"ask {ADDED} to give it a name" in said
     with pytest.raises(PermissionError):
         as_user(OUTSIDER, (file.parent / "uses/x").touch)
     root.chmod(0o2770)

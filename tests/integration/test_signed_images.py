@@ -129,6 +129,20 @@ def test_a_file_signed_after_it_was_recorded_is_the_recorded_one_until_more_is_a
         content_sha256(image)
 
 
+@pytest.mark.parametrize("group", [1, 2, 10])
+def test_a_signed_image_that_got_something_added_is_not_taken_for_an_unsigned_one(
+    group: int, signer: Signer, signed: Callable[..., Path]
+) -> None:
+    image = signed("lab")
+    overlay = image.with_name("overlay.img")
+    overlay.write_bytes(bytes(4096))
+    of_a_partition = ["--partfs", "2", "--parttype", "4", "--partarch", "2", "--groupid", group]
+    apptainer_does("sif", "add", "--datatype", 4, *of_a_partition, image, overlay)
+    policy = Policy((signer.public("lab"),), required=False)
+    with pytest.raises(UntrustedImage, match="parts that were not signed"):
+        check(image, policy, run=processes.run)
+
+
 def test_a_private_key_is_no_key_to_verify_with(
     signer: Signer, signed: Callable[..., Path]
 ) -> None:

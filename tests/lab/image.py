@@ -9,10 +9,10 @@ from tests.lab.machine import LabError, run
 from tests.lab.places import LOGS
 
 
-def image_build_argv(image: Path, *, store: Path, weights: Path) -> tuple[str, ...]:
+def image_build_argv(image: Path, *, bases: Path, weights: Path) -> tuple[str, ...]:
     """The only place that knows how an image is built from the command line."""
     program = Path(sys.executable).with_name("ca-hpc")
-    options = ("--cpu", "--store", str(store), "--weights", str(weights))
+    options = ("--cpu", "--bases", str(bases), "--weights", str(weights))
     return (str(program), "image", "build", str(image), *options)
 
 
@@ -22,7 +22,7 @@ def built_image(cache: Path, *, weights: Path) -> Path:
     Raises ``LabError`` with the end of what the build said.
     """
     sif = cache / "ca-hpc-test.sif"
-    done = run(image_build_argv(sif, store=cache / "images", weights=weights), timeout=3600)
+    done = run(image_build_argv(sif, bases=cache / "images", weights=weights), timeout=3600)
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / "image-build.log"
     log.write_text(done.stdout + done.stderr)

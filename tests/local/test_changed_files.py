@@ -1,4 +1,4 @@
-"""One byte of plans, splits, weights or an image flipped between submission and training."""
+"""One byte of what a run is made of flipped between submission and training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def run(tmp_path: Path, demo_checkpoint: Path) -> Path:
     """A run that was cancelled in its first training."""
     write_dataset(tmp_path / "data", people=3, seed=9, contrasts=("T2starw",))
     (tmp_path / "own.pth").write_bytes(demo_checkpoint.read_bytes())
-    text = JOB.replace("weights: null", "weights: own.pth")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/own.py").write_text("class Own: ...\n")
+    text = JOB.replace("weights: null", "weights: own.pth") + "trainers: mine\n"
     text = text.replace("scratch: {weights: random", "finetune: {weights: pretrained")
     run = submit(tmp_path, text.replace("iterations_per_epoch: 1,", "iterations_per_epoch: 50,"))
     attempts = run / "tasks" / TASK / "attempts"
@@ -32,7 +34,8 @@ def test_each_is_refused_before_any_training_and_put_back_it_goes_on(
     run: Path, tmp_path: Path
 ) -> None:
     image = min((tmp_path / "data").glob("sub-*/anat/*.nii.gz"))
-    for file in (tmp_path / "own.pth", run / "splits.json", *planned(run), image):
+    trainer = run / "trainers/own.py"
+    for file in (tmp_path / "own.pth", run / "splits.json", trainer, *planned(run), image):
         attempts = list((run / "tasks" / TASK / "attempts").iterdir())
         with flipped(file) as told:
             assert ca_hpc("retry", run, TASK, cwd=tmp_path).returncode == 0

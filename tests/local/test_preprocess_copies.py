@@ -59,6 +59,7 @@ def test_an_old_copy_changes_nothing_that_a_new_one_has_published(tmp_path: Path
     assert contents(published) == before
     assert {"splits_final.json", "dataset.json", "nnUNetPlans.json"} <= {*before}
     assert run.arm_plans == {"scratch": "nnUNetPlans"}
+    assert (run.plans / "nnUNetPlans.json").read_bytes() == before["nnUNetPlans.json"]
     for name, content in before.items():
         assert b"attempts" not in content, f"{name} names the folder that it was made in"
     assert list(run.path.glob("tasks/preprocess/attempts/*/preprocessed")) == []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ca_hpc.imaging.synthetic import write_dataset
+from ca_hpc.store.digests import sha256_file
 from tests.checkpoints import write_checkpoint
 from tests.local_runs import JOB, ca_hpc, status, submit, until
 from tests.reruns import NOT_YET, NOT_YET_THERE, PLACES, differing
@@ -67,6 +68,7 @@ def test_a_rerun_of_a_run_folder_gives_the_same_weights(first: Path) -> None:
     assert json.loads(done.stdout)["identical"] == FOLDS
     record = json.loads((again / "run.json").read_text())
     assert record["rerun"]["of"]["path"] == first.name
+    assert record["rerun"]["of"]["sha256"] == sha256_file(first / "run.json")
     assert record["rerun"]["allowed"] == []
     for name in ("splits.json", "test_sets.json", "arms.json"):
         assert (again / name).read_bytes() == (first / name).read_bytes()
@@ -77,6 +79,7 @@ def test_an_archive_is_rerun_elsewhere_when_nothing_else_is_left(
 ) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site/cluster.yaml").write_text(CLUSTER.format(here=tmp_path / "site"))
+    shutil.rmtree(first / "nnunet")  # of a run that has ended, as docs/run-folder.md says
     study = tmp_path / "site/study.tar"
     made = ca_hpc("archive", first, "-o", study, "--without", "wheels", cwd=tmp_path)
     assert made.returncode == 0, made.stderr

@@ -18,13 +18,13 @@ def test_two_builds_of_a_base_hold_the_same(image: Path, weights: Path, work: Pa
     (base,) = [found for found in kept if found.sha256 == origin.base_sha256]
     assert base.origin is not None
     (debian,) = [found for found in kept if found.sha256 == base.origin.base_sha256]
-    store = work / "store"
-    store.mkdir()
+    bases = work / "bases"
+    bases.mkdir()
     for file in (debian.path, record_path(debian.path)):
-        shutil.copy(file, store)
+        shutil.copy(file, bases)
 
-    must(image_build_argv(work / "again.sif", store=store, weights=weights), timeout=3600)
-    again = read_image(store / base.path.name)
+    must(image_build_argv(work / "again.sif", bases=bases, weights=weights), timeout=3600)
+    again = read_image(bases / base.path.name)
     assert again.sha256 != base.sha256
     assert again.content_sha256 == base.content_sha256
     assert read_image(work / "again.sif").content_sha256 == read_image(image).content_sha256

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +14,10 @@ from typing import Any
 import pytest
 
 from ca_hpc.actions.archive import Archived, archive
+from ca_hpc.actions.archived import of_archive
 from ca_hpc.actions.image_pull import unpack
 from ca_hpc.actions.image_site import Site
-from ca_hpc.actions.original import Original, of_archive, of_run
+from ca_hpc.actions.original import Original, of_run
 from ca_hpc.actions.relocate import holding, relocate
 from ca_hpc.core.codec import encode
 from ca_hpc.core.drift import data_fact, drift
@@ -28,8 +32,8 @@ from ca_hpc.store.digests import DigestCache
 from ca_hpc.store.run_folder import RunFolder
 from ca_hpc.store.sealed_tar_writer import Content, write_sealed
 from ca_hpc.weights.store import WeightStore
-from tests.recorded_run import DATASET, MACHINE
-from tests.rerunnable import SUBJECTS, rerunnable
+from tests.recorded_run import MACHINE
+from tests.rerunnable import PLANS, SUBJECTS, rerunnable
 
 
 @pytest.fixture
@@ -42,15 +46,14 @@ def lay_wheel(folder: Path) -> None:
 
 
 def archived(run: RunFolder, target: Path, **given: Any) -> Archived:
+    usual = {"wheels": lay_wheel, "progress": lambda done, total: None}
     return archive(
         run,
         target,
         store=WeightStore(target.parent / "store"),
         cache=DigestCache(target.parent / "cache.json"),
-        wheels=lay_wheel,
         say=lambda text: None,
-        progress=lambda done, total: None,
-        **given,
+        **usual | given,
     )
 
 
@@ -145,8 +148,9 @@ def test_an_archive_without_an_image_brings_none(tmp_path: Path, run: RunFolder)
 FLIPPED: dict[str, Callable[[RunFolder, Path], Path]] = {
     "image": lambda run, here: here / "neck.sif",
     "weights": lambda run, here: here / "anna's model.pth",
-    "plans": lambda run, here: run.preprocessed / DATASET / "nnUNetPlans.json",
+    "plans": lambda run, here: run.plans / PLANS,
     "splits": lambda run, here: run.file("splits.json"),
+    "a trainer": lambda run, here: run.trainers / "my trainer.py",
     "an image of the data": lambda run, here: here / "data/s1-ben-1.nii.gz",
 }
 
@@ -178,9 +182,7 @@ def arms(run: RunFolder, plans: str) -> None:
 FROM_OUTSIDE: dict[str, Callable[[RunFolder, Path], None]] = {
     "plans by a relative path": lambda run, here: arms(run, "../../../../../config"),
     "plans by an absolute path": lambda run, here: arms(run, str(here / "config")),
-    "plans by a link": lambda run, here: linked(
-        here, run.preprocessed / DATASET / "nnUNetPlans.json"
-    ),
+    "plans by a link": lambda run, here: linked(here, run.plans / PLANS),
     "splits by a link": lambda run, here: linked(here, run.file("splits.json")),
     "a trainer by a link": lambda run, here: linked(here, run.trainers / "c.py"),
 }
@@ -189,8 +191,8 @@ FROM_OUTSIDE: dict[str, Callable[[RunFolder, Path], None]] = {
 @pytest.mark.parametrize("what", FROM_OUTSIDE)
 def test_what_is_not_in_the_run_is_not_archived(tmp_path: Path, run: RunFolder, what: str) -> None:
     (tmp_path / "config.json").write_text(SECRET)
-    (run.preprocessed / DATASET / "sealed.json").unlink()
-    run.file("sealed.json").unlink()
+    for folder in (run.plans, run.trainers, run.path):
+        (folder / "sealed.json").unlink()
     FROM_OUTSIDE[what](run, tmp_path)
     with pytest.raises(CaHpcError, match=r"no name of plans|a link leads to"):
         archived(run, tmp_path / "study.tar")
@@ -200,10 +202,78 @@ def test_what_is_not_in_the_run_is_not_archived(tmp_path: Path, run: RunFolder, 
 def test_plans_that_were_not_sealed_with_the_others_are_not_archived(
     tmp_path: Path, run: RunFolder
 ) -> None:
-    (run.preprocessed / DATASET / "added.json").write_text(SECRET)
+    (run.plans / "added.json").write_text(SECRET)
     arms(run, "added")
     with pytest.raises(CaHpcError, match=r"added\.json is none of the files that were sealed"):
         archived(run, tmp_path / "study.tar")
+
+
+def test_trainers_are_those_that_were_sealed_at_submission(tmp_path: Path, run: RunFolder) -> None:
+    added = run.trainers / "helper.py"
+    added.write_text(SECRET)
+    with pytest.raises(CaHpcError, match=r"helper\.py is none of the files that were sealed"):
+        archived(run, tmp_path / "study.tar")
+    added.unlink()
+    assert "trainers/sealed.json" not in Archive.open(archived(run, tmp_path / "a.tar").file).files
+    (run.trainers / "my trainer.py").unlink()
+    with pytest.raises(CaHpcError, match=r"my trainer\.py is gone"):
+        archived(run, tmp_path / "study.tar")
+
+
+def test_what_changes_while_the_archive_is_made_is_not_archived(
+    tmp_path: Path, run: RunFolder
+) -> None:
+    image = tmp_path / "neck.sif"
+
+    def meanwhile(folder: Path) -> None:
+        lay_wheel(folder)
+        image.write_bytes(bytes(len(image.read_bytes())))
+
+    with pytest.raises(DigestMismatch, match=r"image\.sif is sha256:\w+ now, and was sha256:"):
+        archived(run, tmp_path / "study.tar", wheels=meanwhile)
+    assert not (tmp_path / "study.tar").exists()
+
+
+def test_an_archive_that_appears_meanwhile_stays(tmp_path: Path, run: RunFolder) -> None:
+    other = archived(run, tmp_path / "other.tar", names="kept").file.read_bytes()
+    target = tmp_path / "study.tar"
+
+    def meanwhile(done: int, total: int | None) -> None:
+        target.write_bytes(other)
+
+    with pytest.raises(CaHpcError, match="is there already"):
+        archived(run, target, progress=meanwhile)
+    assert target.read_bytes() == other
+    archived(run, target, progress=meanwhile, overwrite=True)
+    assert target.read_bytes() != other
+
+
+def test_where_the_file_system_has_no_links_it_is_archived_too(
+    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    Archive.open(archived(run, tmp_path / "study.tar").file).verify(lambda done, total: None)
+
+
+def test_a_run_that_has_lost_its_nnunet_folder_is_archived(tmp_path: Path, run: RunFolder) -> None:
+    before = archived(run, tmp_path / "before.tar")
+    shutil.rmtree(run.file("nnunet"))
+    assert archived(run, tmp_path / "after.tar").sha256 == before.sha256
+
+
+def test_of_a_run_by_another_version_the_wheels_are_not_those_of_this_one(
+    tmp_path: Path, run: RunFolder
+) -> None:
+    run.write("pins.json", replace(run.pins, ca_hpc="0.0.9"))
+    with pytest.raises(CaHpcError, match=r"submitted by ca-hpc 0\.0\.9") as refused:
+        archived(run, tmp_path / "study.tar")
+    assert refused.value.hint == "archive it with ca-hpc 0.0.9, or --without wheels"
+    made = archived(run, tmp_path / "study.tar", without=["wheels"])
+    text = Archive.open(made.file).text(archives.README)
+    assert "is a run of ca-hpc 0.0.9" in text and "With ca-hpc 0.0.9 installed" in text
 
 
 def test_beside_the_image_only_its_record_is_archived(tmp_path: Path, run: RunFolder) -> None:
@@ -214,7 +284,7 @@ def test_beside_the_image_only_its_record_is_archived(tmp_path: Path, run: RunFo
 
 
 DAMAGED: dict[str, tuple[Callable[[RunFolder], Path], bytes]] = {
-    "plans": (lambda run: run.preprocessed / DATASET / "nnUNetPlans.json", b"\xff\xfe"),
+    "plans": (lambda run: run.plans / PLANS, b"\xff\xfe"),
     "test sets": (lambda run: run.file("test_sets.json"), b"\xff\xfe"),
     "splits": (lambda run: run.file("splits.json"), b"[1]"),
     "scores, cut": (lambda run: run.file("evaluation/scores.json"), b'[{"arm": "fine'),
@@ -231,7 +301,7 @@ def test_of_a_damaged_run_the_file_is_named(tmp_path: Path, run: RunFolder, what
         file.write_bytes(raw)
     else:
         file.write_text(file.read_text().replace("s1-anna-1", "s1-dora-1"))
-    for folder in (run.path, run.preprocessed / DATASET):
+    for folder in (run.path, run.plans, run.trainers):
         (folder / "sealed.json").unlink()
     with pytest.raises(CaHpcError, match=r"cannot be read|none of its cases"):
         archived(run, tmp_path / "study.tar")
@@ -240,7 +310,10 @@ def test_of_a_damaged_run_the_file_is_named(tmp_path: Path, run: RunFolder, what
 
 def test_a_run_that_has_no_plans_yet_cannot_be_archived(tmp_path: Path, run: RunFolder) -> None:
     run.file("arms.json").unlink()
-    with pytest.raises(CaHpcError, match="no plans"):
+    with pytest.raises(CaHpcError, match="no plans that a rerun"):
+        archived(run, tmp_path / "study.tar")
+    run.write("arms.json", {"finetune": "nnUNetPlans"})
+    with pytest.raises(CaHpcError, match="no plans of the arm scratch"):
         archived(run, tmp_path / "study.tar")
 
 
@@ -281,10 +354,13 @@ def hostile(cases: Cases) -> Iterator[tuple[str, dict[str, str]]]:
     first = cases.cases[0]
     renamed = replace(cases, cases=(replace(first, id="../x"), *cases.cases[1:]))
     yield "its id is none", {"cases.json": encode(renamed)}
+    elsewhere = replace(cases, dataset="../../../../victim")
+    yield "no name of a data set", {"cases.json": encode(elsewhere)}
     yield "no name of a test set", {"given/test_sets.json": '{"../up": []}'}
     yield "is no case", {"given/splits.json": '[{"train": ["c9"], "val": []}]'}
     yield "cannot be read", {"given/splits.json": "{"}
     yield "cannot be read", {"run.json": "{}"}
+    yield "cannot be read", {"spec.json": '{"kind": "finetune"}'}
     yield "its image is none", {"image.sif": "another"}
 
 
@@ -293,8 +369,9 @@ def test_an_archive_of_somebody_elses_names_no_paths_here(tmp_path: Path, run: R
     cases = opened(tmp_path / "study.tar", tmp_path / "there").cases
     for number, (why, texts) in enumerate(hostile(cases)):
         bad = forged(tmp_path / "study.tar", tmp_path / f"{number}.tar", **texts)
-        with pytest.raises(CaHpcError, match=why):
+        with pytest.raises(CaHpcError, match=why) as refused:
             opened(bad, tmp_path / "there")
+        assert "\n" not in refused.value.message
 
 
 def test_a_flipped_byte_in_an_archive_is_seen(tmp_path: Path, run: RunFolder) -> None:

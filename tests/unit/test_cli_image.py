@@ -46,7 +46,8 @@ def pulled(image: Callable[..., object], sif: Path, *options: str) -> Path:
     assert shown.code == 0, shown  # type: ignore[attr-defined]
     file = Path(json.loads(shown.out)["file"])  # type: ignore[attr-defined]
     long_ago = time.time() - WEEKS
-    os.utime(file.parent, (long_ago, long_ago))
+    for path in (file.parent / "uses", file.parent):
+        os.utime(path, (long_ago, long_ago))
     return file
 
 
@@ -113,6 +114,22 @@ def test_what_is_not_in_a_store_is_looked_for_there(image: Call, tmp_path: Path)
     assert f"ca-hpc image list --store '{store}'" in shown.err
 
 
+def test_where_a_built_image_is_kept_is_said_with_its_name(image: Call, tmp_path: Path) -> None:
+    """All before anything is built."""
+    (tmp_path / "ours.yaml").write_text(
+        "name: ours\nimages: {signatures: {keys: [/lab.pem], required: true}}\n"
+    )
+    for words, told in (
+        (("--store", "lab"), "--name NAME; the folder of bases is --bases FOLDER"),
+        (("--cluster", "ours.yaml"), "--name NAME"),
+        (("--name", "training", "--cluster", "ours.yaml"), "a new one is not signed"),
+        (("--name", "a/b"), "a/b is no name"),
+    ):
+        shown = image("build", "ca.sif", *words)
+        assert shown.code == 2 and told in shown.err
+    assert not (tmp_path / ".ca.sif.lock").exists()
+
+
 def test_a_name_that_cannot_be_given_is_refused_before_anything_is_copied(
     image: Call, sif: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +150,54 @@ def test_a_changed_byte_is_found_though_its_times_were_set_back(image: Call, sif
         shown = image(*words)
         assert shown.code == 3
         assert sha256(sif) in shown.err and sha256(file) in shown.err
+
+
+def lose_a_bit(file: Path, *, digests: Path) -> None:
+    """As a disk does: of which stat(2) tells nothing, so that what is remembered still counts."""
+    before = sha256(file)
+    file.chmod(0o644)
+    changed = bytearray(file.read_bytes())
+    changed[-1] ^= 1
+    file.write_bytes(changed)
+    seals = json.loads(digests.read_text())
+    (seal,) = (each for each in seals["files"] if each["path"] == str(file))
+    assert seal["sha256"] == before
+    now = file.stat()
+    seal["identity"] |= {"mtime_ns": now.st_mtime_ns, "ctime_ns": now.st_ctime_ns}
+    digests.write_text(json.dumps(seals))
+
+
+def test_what_verify_finds_damaged_is_mended_by_the_next_pull(
+    image: Call, sif: Path, tmp_path: Path
+) -> None:
+    file = pulled(image, sif)
+    (digests,) = tmp_path.rglob("digests.json")
+    lose_a_bit(file, digests=digests)
+    assert image("pull", sif).code == 0 and sha256(file) != sha256(sif)  # who does not read it
+    assert image("verify").code == 3
+    assert image("pull", sif).code == 0 and sha256(file) == sha256(sif)
+    assert image("verify").code == 0
+
+
+def test_all_that_is_damaged_is_told_whatever_else_cannot_be_told(
+    image: Call, sif: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lab.pem").write_text("a key")
+    whole, damaged = sif, write_sif(tmp_path / "b.sif", contents=b"two")
+    pin = f"sha256:{'0' * 64}"
+    words = (whole, "oras://h/a", f"{damaged}@{pin}", "nosuch", "--key", "lab.pem")
+    shown = image("verify", *words)
+    assert shown.code == 3
+    for told in (f"signature of {whole}", "oras://h/a is in", pin, "no image nosuch"):
+        assert told in shown.err
+    shown = image("verify", whole, "oras://h/a", "--key", "lab.pem", "--json")
+    assert shown.code == 2 and "oras://h/a is in a registry" in shown.err
+    assert "signature of" in json.loads(shown.out)["error"]["message"]
+
+
+def test_what_is_sound_is_told_behind_what_cannot_be_told(image: Call, sif: Path) -> None:
+    shown = image("verify", "oras://h/a", sif)
+    assert shown.code == 2 and f"{sif}: sha256:{sha256(sif)}" in shown.out
 
 
 def test_a_file_that_nothing_is_recorded_of_is_not_called_as_recorded(
@@ -168,6 +233,14 @@ def test_gc_shows_what_could_go_and_removes_it_only_when_told(image: Call, sif: 
         assert shown.out.endswith("nothing to remove\n")
 
 
+def test_an_image_that_was_pulled_again_is_not_removed_at_once(image: Call, sif: Path) -> None:
+    idle = pulled(image, sif)
+    assert "nothing needs it" in image("gc").out
+    assert image("pull", f"sha256:{sha256(sif)}").code == 0
+    assert "asked for within the last 24 hours" in image("gc", "--delete").out
+    assert idle.exists()
+
+
 def test_gc_of_an_empty_store_says_so(image: Call) -> None:
     assert image("gc").out.startswith("no images in ")
 
@@ -184,7 +257,7 @@ def test_gc_forgets_a_folder_that_is_called_gone(image: Call, sif: Path, tmp_pat
     use = idle.parent / "uses/lab-1"
     use.write_text(json.dumps({"runs": f"{tmp_path}/old\nforged", "user": "lab", "host": "login1"}))
     long_ago = time.time() - WEEKS
-    for path in (use, idle.parent):
+    for path in (use, use.parent, idle.parent):
         os.utime(path, (long_ago, long_ago))
     shown = image("gc", "--delete")
     assert "is empty or gone" in shown.out and "\nforged" not in shown.out and idle.exists()

@@ -130,6 +130,22 @@ def test_what_an_archive_says_obeys_no_terminal(call: Call, run: RunFolder, tmp_
     assert "\x1b" not in refused.err and "\nerror: fake" not in refused.err
 
 
+def test_what_an_archive_is_refused_for_obeys_no_terminal(
+    call: Call, run: RunFolder, tmp_path: Path
+) -> None:
+    study = tmp_path / "study.tar"
+    call("archive", run.path, "-o", study, "--without", "wheels")
+    key = "\\u001b]0;pwned\\u0007"
+    bad = forged(study, tmp_path / "bad.tar", **{"cluster.json": f'{{"{key}": 1, "{key}2": 2}}'})
+    (tmp_path / "ours.yaml").write_text("name: ours\n")
+    for words in (("compare", bad, run.path), ("rerun", bad, "--cluster", tmp_path / "ours.yaml")):
+        refused = call(*words)
+        assert refused.code == 2 and "bad.tar cannot be read" in refused.err
+        assert "\x1b" not in refused.err and "\x07" not in refused.err
+        error, hint = refused.err.splitlines()  # and not a line for each key
+        assert error.startswith("error: ") and hint.startswith("hint: ")
+
+
 UNSIGNED = """#!/bin/sh
 echo 'FATAL: container: integrity: signature not found for object group 1' >&2
 exit 255

@@ -176,6 +176,19 @@ def test_an_image_of_the_store_is_kept_for_a_run_that_names_its_file(
     assert len(list((file.parent / "uses").iterdir())) == 1
 
 
+def test_a_file_that_lies_in_another_store_is_kept_there(
+    site: Site, sif: Path, runs: Path, tmp_path: Path
+) -> None:
+    lab = replace(site, shelf=Shelf(tmp_path / "lab"))
+    file = kept(lab, sif)
+    (tmp_path / "current.sif").symlink_to(file)
+    assert found(tmp_path / "current.sif", site=site, runs=runs).path == tmp_path / "current.sif"
+    (use,) = (file.parent / "uses").iterdir()
+    read = read_use(use)
+    assert read is not None and read.runs == str(runs)
+    assert not site.shelf.folder.exists()
+
+
 def test_of_a_copy_that_was_broken_off_nothing_stays(
     site: Site, sif: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,10 +232,27 @@ def test_a_byte_that_was_changed_in_the_store_is_noticed(site: Site, sif: Path, 
     file = kept(site, sif)
     file.chmod(0o644)
     file.write_bytes(DAMAGED)
+    for fetch in (True, False):
+        with pytest.raises(DigestMismatch) as refused:
+            found("training", site=site, runs=runs, fetch=fetch)
+        assert SHA256 in refused.value.message
+        assert hashlib.sha256(DAMAGED).hexdigest() in refused.value.message
+        hint = str(refused.value.hint)
+        assert "pulling it again from where it came" in hint and "remove" not in hint
+
+
+def test_of_a_file_that_changes_while_it_is_looked_at_nothing_is_to_be_removed(
+    site: Site, sif: Path, runs: Path
+) -> None:
+    def changing(argv: Sequence[str], **_: object) -> Finished:
+        sif.write_bytes(DAMAGED)
+        return Finished(0, stdout=DESCRIPTION)
+
     with pytest.raises(DigestMismatch) as refused:
-        found("training", site=site, runs=runs)
+        found(sif, site=replace(site, run=changing), runs=runs)
     assert SHA256 in refused.value.message
     assert hashlib.sha256(DAMAGED).hexdigest() in refused.value.message
+    assert refused.value.hint == "submit again when nobody writes to it"
 
 
 def test_those_who_waited_for_an_image_need_not_read_all_of_it(site: Site, sif: Path) -> None:
@@ -310,9 +340,10 @@ def test_a_record_of_other_contents_is_told_and_never_believed(
     with pytest.raises(DigestMismatch, match=f"{'0' * 64}") as refused:
         list(verify([parse(str(sif))], site=site))
     assert str(info.content_sha256) in refused.value.message
-    pinned = parse(f"{sif}@sha256:{SHA256}")  # by somebody who knows it from elsewhere
-    pulled = pull(pinned, site=site, say=silent, progress=lambda done, total: None)
-    assert read_image(pulled.file) == replace(info, path=pulled.file, origin=None)
+    for wanted in (f"{sif}@sha256:{SHA256}", str(sif)):
+        with pytest.raises(DigestMismatch, match=f"{'0' * 64}"):
+            pull(parse(wanted), site=site, say=silent, progress=lambda done, total: None)
+    assert site.shelf.entries() == ()
 
 
 def nothing_starts(argv: Sequence[str], **_: object) -> Finished:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from ca_hpc.actions.original import image_content_fact
-from ca_hpc.core.model import Pin
+from ca_hpc.actions.original import image_content_fact, of_run
+from ca_hpc.core.model import Pin, TaskState
 from ca_hpc.core.run_record import File, Image
-from tests.recorded_run import sha256
-from tests.sif import DESCRIPTOR_BYTES, SYSTEM, TABLE, descriptor, write_sif
+from ca_hpc.report.run_files import write_run_files
+from ca_hpc.report.run_record import compose
+from ca_hpc.weights.store import WeightStore
+from tests.recorded_run import end, sha256
+from tests.rerunnable import rerunnable
+from tests.sif import DESCRIPTOR_BYTES, TABLE, descriptor, write_sif
 
 SIGNATURE = 0x4005
 FREE, DATA_BYTES = 80, 120  # places in the header
@@ -29,7 +33,7 @@ def signed(sif: Path, copy: Path) -> Path:
 
 
 def test_an_image_that_was_signed_since_holds_the_same_and_no_other_does(tmp_path: Path) -> None:
-    sif = write_sif(tmp_path / "ca.sif", SYSTEM, bytes(DESCRIPTOR_BYTES))
+    sif = write_sif(tmp_path / "ca.sif")
     recorded = Image(File(str(sif), sha256(sif), sif.stat().st_size), content_sha256=CONTENT)
 
     def told(file: Path) -> dict[str, str]:
@@ -42,3 +46,13 @@ def test_an_image_that_was_signed_since_holds_the_same_and_no_other_does(tmp_pat
     changed.write_bytes(again.read_bytes().replace(b"run-singularity", b"run-Singularity"))
     assert [told(file) for file in (sif, grown, changed)] == [{}, {}, {}]
     assert image_content_fact(None, Pin(str(again), sha256(again))) == {}
+
+
+def test_a_run_is_named_by_the_record_that_lies_in_it(tmp_path: Path) -> None:
+    run, store = rerunnable(tmp_path), WeightStore(tmp_path / "store")
+    before = of_run(run, compose(run), store=store).of
+    write_run_files(run)  # as the report does, whose own attempt is open then
+    written = File(run.path.name, sha256(run.file("run.json")), run.file("run.json").stat().st_size)
+    assert before == written  # what would be in it
+    end(run, "report", state=TaskState.COMPLETED, hour=12)
+    assert of_run(run, compose(run), store=store).of == written

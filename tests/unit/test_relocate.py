@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ca_hpc.actions.original import recorded_cases
 from ca_hpc.actions.relocate import Relocated, holding, relocate
 from ca_hpc.core.record import Case
 from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
 from ca_hpc.store.digests import DigestCache, sha256_file
 from ca_hpc.store.pack_writer import write_pack
+from ca_hpc.store.recorded_cases import recorded_cases
 from ca_hpc.store.run_folder import RunFolder
 from tests.rerunnable import rerunnable
 
@@ -83,7 +83,9 @@ def test_what_is_nowhere_is_named(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     Path(used(run)[1].labels[0].path).unlink()
     name = used(run)[1].id
-    with pytest.raises(CaHpcError, match=f"1 of 4 cases have no files here: {name}") as refused:
+    with pytest.raises(
+        CaHpcError, match=f"of 1 of 4 cases not all files are here: {name}"
+    ) as refused:
         found(run, tmp_path / "nothing")
     assert f"label of {name} is nowhere, recorded is sha256:" in refused.value.message
     assert f"image of {name}" not in refused.value.message
@@ -99,10 +101,70 @@ def test_a_changed_file_in_a_folder_is_told_by_both_digests(run: RunFolder, tmp_
         found(run, tmp_path / "data", former=False)
     told = refused.value.message.splitlines()
     assert told == [
-        f"1 of 4 cases have no files here: {case.id}",
+        f"of 1 of 4 cases not all files are here: {case.id}",
         f"image of {case.id} is nowhere, recorded is sha256:{recorded}",
         f"of another content: {changed} is sha256:{sha256_file(changed)}",
     ]
+
+
+def test_images_and_labels_may_lie_in_two_folders(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    for file in (tmp_path / "data").glob("*_seg.nii.gz"):
+        file.rename(tmp_path / "labels" / file.name)
+    for there in (
+        found(run, tmp_path / "labels"),  # the images are where they were
+        found(run, tmp_path / "data", tmp_path / "labels", former=False),
+    ):
+        assert there.by_content == recorded_cases(run)
+        assert [case.images for case in there.cases.cases] == [case.images for case in used(run)]
+        folders = {Path(case.labels[0].path).parent for case in there.cases.cases}
+        assert folders == {tmp_path / "labels"}
+
+
+def test_a_case_comes_whole_out_of_a_pack(run: RunFolder, tmp_path: Path) -> None:
+    study = replace(run.cases, cases=used(run)[:1], remarks=())
+    write_pack(study, tmp_path / "one.tar", ca_hpc="0.1", progress=lambda done, total: None)
+    first, *others = used(run)
+    Path(first.images[0]).unlink()
+    there = found(run, tmp_path / "one.tar")
+    assert there.cases.cases == (there.cases.cases[0], *others)
+    assert there.cases.cases[0].archive == str(tmp_path / "one.tar")
+    own = replace(others[0], images=first.images, id="other")
+    study = replace(run.cases, cases=(own,), remarks=())
+    Path(first.images[0]).write_text("another image")
+    write_pack(study, tmp_path / "other.tar", ca_hpc="0.1", progress=lambda done, total: None)
+    Path(others[0].labels[0].path).unlink()
+    with pytest.raises(CaHpcError) as refused:
+        found(run, tmp_path / "other.tar")
+    assert refused.value.message.splitlines()[1] == (
+        f"in several packs, or in a pack and beside it: {others[0].id}"
+    )
+
+
+def test_a_changed_file_of_a_case_that_is_not_whole_is_told_by_both_digests(
+    run: RunFolder,
+) -> None:
+    case = used(run)[0]
+    image, label = case.files
+    recorded = sha256_file(Path(image))
+    Path(image).write_text("another image")
+    Path(label).unlink()
+    with pytest.raises(DigestMismatch) as refused:
+        found(run)
+    _, first, second = refused.value.message.splitlines()
+    assert first == (
+        f"image of {case.id}, {image}, is sha256:{sha256_file(Path(image))}, "
+        f"recorded is sha256:{recorded}"
+    )
+    assert second.startswith(f"label of {case.id} is nowhere, recorded is sha256:")
+
+
+def test_links_to_folders_are_followed_and_none_in_a_circle(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/study").symlink_to(tmp_path / "data")
+    (tmp_path / "data/again").symlink_to(tmp_path / "links")
+    there = found(run, tmp_path / "links", former=False)
+    assert there.by_content == recorded_cases(run)
 
 
 CUT: dict[str, Callable[[bytes], bytes]] = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -66,6 +69,12 @@ def node(tmp_path: Path) -> Node:
     return Node(environment, "node1", lambda: datetime.now(timezone.utc))
 
 
+def kept(node: Node) -> list[bytes]:
+    """What lies on the node's disk."""
+    files = Path(node.environment["LOCAL"]).rglob("*")
+    return [file.read_bytes() for file in files if file.is_file()]
+
+
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -113,10 +122,45 @@ def test_without_a_folder_on_the_node_nothing_is_copied(run: RunFolder, node: No
 
 
 def test_without_room_the_shared_storage_is_read(
-    run: RunFolder, node: Node, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder,
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(staging, "ROOM", 1e18)
     assert staged(run, node) == Staged()
+    told = capsys.readouterr().out
+    for what in ("the data", "the image"):
+        assert f"{what} could not be copied to this node" in told
+    assert "MB are free" in told
+
+
+@pytest.mark.parametrize("copied", ["copyfile", "copy_hashing"])
+def test_of_a_copy_that_fills_the_disk_nothing_stays_there(
+    run: RunFolder, node: Node, copied: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path, **_: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    owner = staging if copied == "copy_hashing" else shutil
+    monkeypatch.setattr(owner, copied, full)
+    with stage_in(run, stage("train"), node=node, wanted=True) as found:
+        assert None in (found.preprocessed, found.image)
+        assert b"half" not in kept(node)
+
+
+@pytest.mark.parametrize("after", range(1, 8))
+def test_of_a_copy_that_is_not_wanted_any_more_nothing_stays(
+    run: RunFolder, node: Node, after: int
+) -> None:
+    asked = iter(range(100))
+    with stage_in(
+        run, stage("train"), node=node, wanted=True, stopping=lambda: next(asked) >= after
+    ) as found:
+        assert (found.preprocessed is None) == (b"voxels" not in kept(node))
+        assert (found.image is None) == (b"an image" not in kept(node))
+        assert found.preprocessed is not None or kept(node) == []
 
 
 def test_what_cannot_be_copied_is_told_and_read_from_afar(

@@ -70,8 +70,10 @@ def make(tmp_path: Path) -> Make:
             "source": tmp_path / "sub-1_T2w.nii.gz",
             "splits": run.file("splits.json"),
             "plans": folder / "planned.json",
+            "trainer": run.trainers / "mine.py",
         }
         (folder / "data").mkdir(parents=True)
+        run.trainers.mkdir()
         for name in ("dataset.json", "dataset_fingerprint.json", "splits_final.json"):
             (folder / name).write_text("{}")
         for kind, file in files.items():
@@ -88,6 +90,7 @@ def make(tmp_path: Path) -> Make:
         write_seals(run.data_seals, Seals((DigestCache(run.digests).sealed(files["source"]),)))
         write_seals(run.file("sealed.json"), seal(run.path, ["splits.json"]))
         write_seals(folder / "sealed.json", seal(folder, ["planned.json"]))
+        write_seals(run.trainers / "sealed.json", seal(run.trainers, ["mine.py"]))
         image = Pin(str(files["image"]), sha256(files["image"]))
         least = Resources(60, cpus=1, memory_mib=64)
         run.write(
@@ -137,7 +140,7 @@ def flip(file: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-KINDS = ("image", "weights", "source", "splits", "plans")
+KINDS = ("image", "weights", "source", "splits", "plans", "trainer")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """Building images: Debian, on it a base (torch, nnU-Net), and on that this package.
 
-Debian and base are kept in the store under the digests of their recipes, so that they are built
-once; the image is built again when the package, the weights or the base change. Only Debian's
+Debian and base are kept in a folder of bases under the digests of their recipes, so that they are
+built once; the image is built again when the package, the weights or the base change. Only Debian's
 layer depends on the day: what is on it is decided by files of this repository. See ``containers/``.
 """
 
@@ -43,15 +43,15 @@ class Cargo:
 class BuildRequest:
     """What to build.
 
-    ``output``: the image to write. ``store``: folder where bases and what is below them are kept.
+    ``output``: the image to write. ``bases``: folder where bases and what is below them are kept.
     ``weights``: to carry.
-    ``base``: an existing base image, instead of one from the store. ``mirror``: Debian mirror
+    ``base``: an existing base image, instead of one from there. ``mirror``: Debian mirror
     (``None``: this machine's own). ``wheels``: folder of Python packages (``None``: pip's settings
     decide). ``fakeroot`` (``None``: whenever possible). ``rebuild``: even if nothing changed.
     """
 
     output: Path
-    store: Path
+    bases: Path
     weights: tuple[Cargo, ...] = ()
     base: Path | None = None
     variant: Variant = "cpu"
@@ -75,7 +75,7 @@ class BuiltImage:
 
 
 def build_image(request: BuildRequest, *, run: Run, progress: Progress, built: str) -> BuiltImage:
-    """Make ``request.output``: this package and the weights, on a base from the store.
+    """Make ``request.output``: this package and the weights, on a base that is kept.
 
     ``progress`` is told what happens, one sentence at a time; ``built`` is now, in UTC. Of two
     builders of one image the second waits and takes the first one's. Raises CaHpcError.
@@ -96,7 +96,7 @@ def build_image(request: BuildRequest, *, run: Run, progress: Progress, built: s
 
 
 def build_base(request: BuildRequest, *, run: Run, progress: Progress, built: str) -> ImageInfo:
-    """The base image for ``request.variant``, made if the store has none. Raises CaHpcError."""
+    """The base image for ``request.variant``, made if none is kept. Raises CaHpcError."""
     recipe = recipes.base(request.variant)
 
     def prepare(folder: Path) -> Prepared:
@@ -114,7 +114,7 @@ def build_base(request: BuildRequest, *, run: Run, progress: Progress, built: st
 
 
 def build_debian(request: BuildRequest, *, run: Run, progress: Progress, built: str) -> ImageInfo:
-    """The image below ``request.variant``'s base, made if the store has none. Raises CaHpcError."""
+    """The image below ``request.variant``'s base, made if none is kept. Raises CaHpcError."""
     recipe = recipes.debian(request.variant)
 
     def prepare(folder: Path) -> Prepared:
@@ -140,8 +140,8 @@ def _make(layer: Layer, request: BuildRequest, *, run: Run, progress: Progress, 
 def _kept(
     name: str, recipe: Recipe, *, request: BuildRequest, prepare: Callable[[Path], Prepared]
 ) -> Layer:
-    """A layer of the store, named after its recipe."""
-    output = request.store / f"{name}-{request.variant}-{recipe.sha256[:12]}.sif"
+    """A layer that other images are built on, named after its recipe."""
+    output = request.bases / f"{name}-{request.variant}-{recipe.sha256[:12]}.sif"
     return Layer(output=output, recipe=recipe, inputs_sha256=recipe.sha256, prepare=prepare)
 
 

@@ -110,12 +110,12 @@ def _exclusive(output: Path, *, progress: Progress) -> Iterator[Path]:
     except OSError as error:
         raise CaHpcError(
             f"cannot write to {parent}: {error.strerror}",
-            hint="choose a folder that you may write to: --output FILE, --store FOLDER",
+            hint="name an image in a folder that you may write to, and such a one for bases: "
+            "--bases FOLDER",
         ) from error
     with held(lock, waiting=lambda: progress(f"another process builds {output.name}: waiting")):
-        for (
-            left
-        ) in parent.iterdir():  # by a builder that was killed: while it lived it had the lock
+        for left in parent.iterdir():
+            # by a builder that was killed: while it lived it had the lock
             if left.name.startswith(prefix) and left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
         # the same file system as the image, which is moved into place

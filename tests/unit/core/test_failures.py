@@ -530,8 +530,8 @@ def test_an_exception_is_shown_with_the_place_that_raised_it() -> None:
 
 PACKAGES = "/opt/venv/lib/python3.11/site-packages"
 MEND = (
-    "mend RUN/trainers/mine.py (the run uses this copy, not your folder), then: "
-    "ca-hpc retry RUN TASK"
+    "mend mine.py in your own folder (RUN/trainers has the copy that was used), and submit the "
+    "job again"
 )
 SEE = "see its log: ca-hpc logs RUN TASK"
 MINE = ("/runs/a-001/trainers/mine.py", "train_step")
@@ -648,8 +648,8 @@ def test_a_trainer_in_a_crash_that_was_only_listed_is_not_blamed() -> None:
     ("hint", "typed"),
     [
         ("see: ca-hpc logs RUN TASK", "see: ca-hpc logs /runs/a-001 train-x-fold1"),
-        (MEND, "mend /runs/a-001/trainers/mine.py (the run uses this copy, not your folder), then: "
-               "ca-hpc retry /runs/a-001 train-x-fold1"),
+        (MEND, "mend mine.py in your own folder (/runs/a-001/trainers has the copy that was used), "
+               "and submit the job again"),
         ("then `ca-hpc retry RUN`.", "then `ca-hpc retry /runs/a-001`."),
         ("then ca-hpc retry RUN.", "then ca-hpc retry /runs/a-001."),
         ("/data/RUN/x, RUNS, MY_RUN, RUN-3, RUN.txt and TASKS are names",) * 2,

@@ -22,7 +22,7 @@ from ca_hpc.images.collect import (
     pinned_in,
     reasons_to_keep,
 )
-from ca_hpc.images.shelf import Shelf, Use
+from ca_hpc.images.shelf import Shelf, Source, Use
 from ca_hpc.store.lock import held
 
 CONTENT = b"an image\n"
@@ -45,12 +45,14 @@ def shelf(tmp_path: Path, runs: Path) -> Shelf:
     return shelf
 
 
-def bring_to(shelf: Shelf, runs: Path) -> Path:
+def bring_to(shelf: Shelf, runs: Path | None) -> Path:
     def bring(into: Path) -> Path:
         (into / "came").write_bytes(CONTENT)
         return into / "came"
 
-    return shelf.ensure(SHA256, use=Use.here(runs), bring=bring, waiting=lambda: None)
+    use = None if runs is None else Use.here(runs)
+    file, _ = shelf.ensure(SHA256, Source(bring), use=use, say=lambda text: None)
+    return file
 
 
 def pin(run: Path, sha256: str = SHA256) -> None:
@@ -180,11 +182,24 @@ def test_who_asks_again_starts_the_time_of_grace_again(shelf: Shelf, runs: Path)
     (entry,) = shelf.entries()
     (use,) = entry.uses.iterdir()
     long_ago = time.time() - LATER
-    os.utime(use, (long_ago, long_ago))
-    os.utime(entry.file.parent, (long_ago, long_ago))
-    bring_to(shelf, runs)
     another_run(runs)
-    assert after(shelf, 0).kept == ("added or asked for within the last 24 hours",)
+    for asking in (runs, None):  # for runs, or for a name that is going to be given
+        for path in (use, entry.uses, entry.file.parent):
+            os.utime(path, (long_ago, long_ago))
+        bring_to(shelf, asking)
+        assert after(shelf, 0).kept == ("added or asked for within the last 24 hours",)
+
+
+@pytest.mark.parametrize("delete", [True, False])
+def test_an_image_that_this_user_cannot_remove_stays_where_it_is(
+    shelf: Shelf, runs: Path, delete: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another_run(runs)
+    (entry,) = shelf.entries()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (outcome,) = collect(shelf, now=time.time() + LATER, delete=delete)
+    assert outcome.kept == (f"{entry.by} added it, and may remove it",)
+    assert entry.file.exists()
 
 
 def test_an_image_that_is_asked_for_at_this_moment_stays(shelf: Shelf, runs: Path) -> None:

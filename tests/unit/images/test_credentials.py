@@ -133,6 +133,7 @@ class Server:
     accepts: str | None = None
     seen: list[tuple[str, str | None]] = field(default_factory=list)
     queries: list[dict[str, list[str]]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -159,6 +160,7 @@ def serving() -> Iterator[Server]:
             parts = urlsplit(self.path)
             given = self.headers.get("Authorization")
             server.seen.append((parts.path, given))
+            server.headers.append(dict(self.headers))
             server.queries.append(parse_qs(parts.query))
             if parts.path in server.wants and (given is None or given != server.accepts):
                 status, headers, body = 401, {"WWW-Authenticate": server.wants[parts.path]}, b""
@@ -293,3 +295,66 @@ def test_storage_gets_no_password_of_the_netrc(
     storage.answers = {"/data": (200, {}, b"y")}
     assert get(f"http://{registry.host}/blob", registry.host).content == b"y"
     assert storage.authorizations("/data") == [None]
+
+
+# --- proxies -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A proxy of the environment, for all that is not told to go past it."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as server:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://me:at-the-proxy@{server.host}")
+        yield server
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_what_stays_on_this_machine_is_shown_to_no_proxy(
+    name: str, two: tuple[Server, Server], proxy: Server
+) -> None:
+    registry, service = two
+    host = f"{name}:{registry.port}"
+    registry.answers = {
+        "/basic": (200, {}, b"x"),
+        "/token": (200, {}, b"y"),
+        "/moved": (307, {"Location": f"http://{service.host}/data"}, b""),
+    }
+    registry.wants = {
+        "/basic": 'Basic realm="lab"',
+        "/token": f'Bearer realm="http://{service.host}/realm",service="x"',
+    }
+    service.answers = {"/realm": (200, {}, b'{"token": "t"}'), "/data": (200, {}, b"z")}
+    registry.accepts = LOGIN.basic
+    assert get(f"http://{host}/basic", host).content == b"x"
+    registry.accepts = "Bearer t"
+    assert get(f"http://{host}/token", host).content == b"y"
+    assert get(f"http://{host}/moved", host).content == b"z"
+    assert service.authorizations("/realm") == [LOGIN.basic]
+    assert proxy.seen == []
+
+
+def test_a_redirect_from_beyond_the_proxy_to_this_machine_goes_past_it(
+    two: tuple[Server, Server], proxy: Server
+) -> None:
+    here, _ = two
+    here.answers = {"/data": (200, {}, b"x")}
+    place = f"http://user:password@LOCALHOST:{here.port}/data"
+    proxy.answers = {"/m.zip": (302, {"Location": place}, b"")}
+    with WarySession() as http:
+        assert http.get("http://releases.invalid/m.zip", timeout=10).content == b"x"
+    assert [path for path, _ in proxy.seen] == ["/m.zip"]
+    assert "Proxy-Authorization" not in here.headers[0]
+
+
+def test_a_redirect_from_this_machine_to_elsewhere_goes_through_the_proxy(
+    two: tuple[Server, Server], proxy: Server
+) -> None:
+    here, _ = two
+    here.answers = {"/data": (302, {"Location": "http://releases.invalid/m.zip"}, b"")}
+    proxy.answers = {"/m.zip": (200, {}, b"x")}
+    with WarySession() as http:
+        assert http.get(f"http://{here.host}/data", timeout=10).content == b"x"
+    assert [path for path, _ in proxy.seen] == ["/m.zip"]

@@ -118,7 +118,7 @@ def calls(programs: Path, command: str) -> list[list[str]]:
 def request_(tmp_path: Path) -> BuildRequest:
     folder = tmp_path / 'st ore, "1": a'
     return BuildRequest(
-        output=folder / "out" / "ca-hpc.sif", store=folder, mirror="http://mirror.invalid/debian"
+        output=folder / "out" / "ca-hpc.sif", bases=folder, mirror="http://mirror.invalid/debian"
     )
 
 
@@ -187,9 +187,10 @@ def test_half_a_copy_is_not_the_recorded_image(programs: Path, request_: BuildRe
         read_image(image.path)
 
 
-def test_a_damaged_record_is_named(programs: Path, request_: BuildRequest) -> None:
+@pytest.mark.parametrize("content", [b'{"path": 3}', b'{"path": "\xff"}', b""])
+def test_a_damaged_record_is_named(content: bytes, programs: Path, request_: BuildRequest) -> None:
     image = build(request_).image
-    record_path(image.path).write_text('{"path": 3}')
+    record_path(image.path).write_bytes(content)
     with pytest.raises(CaHpcError, match=r"ca-hpc\.sif\.json is not the record"):
         read_image(image.path)
 
@@ -238,8 +239,8 @@ def test_the_first_build_makes_every_layer_the_second_none(
 
 def test_a_base_that_is_there_needs_no_debian_layer(programs: Path, request_: BuildRequest) -> None:
     base = build(request_).base
-    next(request_.store.glob("debian-*.sif")).unlink()
-    assert build(replace(request_, output=request_.store / "other.sif")).base == base
+    next(request_.bases.glob("debian-*.sif")).unlink()
+    assert build(replace(request_, output=request_.bases / "other.sif")).base == base
     assert len(calls(programs, "build")) == 4
 
 
@@ -291,7 +292,7 @@ def test_a_base_from_elsewhere_needs_no_debootstrap(
 ) -> None:
     base = build_base(request_, run=run, progress=lambda sentence: None, built=BUILT)
     (programs / "debootstrap").unlink()
-    elsewhere = replace(request_, base=base.path, store=tmp_path / "empty", mirror=None)
+    elsewhere = replace(request_, base=base.path, bases=tmp_path / "empty", mirror=None)
     assert build(elsewhere).base == base
     assert len(calls(programs, "build")) == 3
 
@@ -341,9 +342,9 @@ def test_a_failed_build_shows_its_end_and_the_next_move_and_leaves_nothing(
         build(request_)
     assert end.splitlines()[-1] in raised.value.message
     assert hint in str(raised.value.hint)
-    assert not list(request_.store.rglob("*.sif"))
-    assert not list(request_.store.rglob("*.json"))
-    assert not [path for path in request_.store.iterdir() if path.is_dir()]
+    assert not list(request_.bases.rglob("*.sif"))
+    assert not list(request_.bases.rglob("*.json"))
+    assert not [path for path in request_.bases.iterdir() if path.is_dir()]
 
 
 def test_a_failed_rebuild_keeps_the_old_image(programs: Path, request_: BuildRequest) -> None:
@@ -352,7 +353,7 @@ def test_a_failed_rebuild_keeps_the_old_image(programs: Path, request_: BuildReq
     with pytest.raises(CaHpcError):
         build(replace(request_, rebuild=True))
     assert read_image(image.path) == image
-    verify_image(image.path, image.sha256, cache=request_.store / "digests.json")
+    verify_image(image.path, image.sha256, cache=request_.bases / "digests.json")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ def test_what_is_missing_is_named_before_anything_is_built(
 ) -> None:
     with pytest.raises(CaHpcError, match=message):
         build(replace(request_, **change))  # type: ignore[arg-type]
-    assert not request_.store.exists()
+    assert not request_.bases.exists()
 
 
 def test_without_apptainer_the_next_move_is_named(programs: Path, request_: BuildRequest) -> None:
@@ -386,7 +387,7 @@ def test_beside_an_image_lie_its_record_its_log_and_a_lock_and_nothing_else(
         "ca-hpc.sif.json",
         "ca-hpc.sif.log",
     ]
-    assert not [path for path in request_.store.iterdir() if path.name == "digests.json"]
+    assert not [path for path in request_.bases.iterdir() if path.name == "digests.json"]
 
 
 def test_a_tampered_base_is_not_built_on(programs: Path, request_: BuildRequest) -> None:

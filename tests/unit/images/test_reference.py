@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ca_hpc.errors import SpecError
+from ca_hpc.images.credentials import RegistryAuth
 from ca_hpc.images.reference import InFile, InRegistry, InStore, Reference, check_name, parse
 
 HEX = "0123456789abcdef" * 4
@@ -49,6 +51,21 @@ def test_an_image_is_meant_by_how_it_is_written(text: str, expected: Reference) 
         "oras://h/a@sha256:12",
         "oras://h/../a",
         "oras://h/a?b=c",
+        "oras://localhost:99999/x",
+        "oras://h:0/a",
+        "oras://h:٣/a",
+        "oras://[::::]/x",
+        "oras://[::1/x",
+        "oras://a..b/x",
+        "oras://.a/x",
+        "oras://a./x",
+        "oras://-a/x",
+        f"oras://{'a' * 64}/x",
+        f"oras://{'a.' * 127}a/x",
+        "oras://127.0.0.999/x",
+        "oras://127.1/x",
+        f"sha256:{HEX[:8]}@sha256:{HEX}",
+        f"sha256:{HEX}@sha256:{HEX}",
         "docker://h/a",
         "https://h/a.sif",
     ],
@@ -81,11 +98,23 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(text: str) -> None
         ("[::1]:5000", "http"),
         ("localhost.example.org", "https"),
         ("127.0.0.1.example.org", "https"),
+        ("127.999.0.1", "https"),
         ("ghcr.io", "https"),
     ],
 )
 def test_plain_http_is_for_this_machine_alone(host: str, scheme: str) -> None:
     assert InRegistry(host, "a").api == f"{scheme}://{host}/v2/a"
+
+
+@given(st.from_regex(r"oras://[a-zA-Z0-9.:\[\]-]{1,20}/a", fullmatch=True))
+def test_what_is_an_address_can_be_asked(text: str) -> None:
+    try:
+        found = parse(text)
+    except SpecError:
+        return
+    assert isinstance(found, InRegistry)
+    RegistryAuth(found.host, found.name, login=None, actions="pull")
+    assert requests.Request("GET", found.api).prepare().url
 
 
 @given(st.text(max_size=60))

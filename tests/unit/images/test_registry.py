@@ -62,6 +62,40 @@ def test_a_manifest_other_than_its_digest_says_is_refused(serve: Callable[..., S
     assert "0" * 64 in refused.value.message
 
 
+def of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("among_blobs", [False, True])
+def test_a_manifest_s_digest_means_its_image_also_where_manifests_are_blobs(
+    among_blobs: bool, serve: Callable[..., Site]
+) -> None:
+    content = manifest(SHA256, size_bytes=len(SIF), title="x.sif")
+    files = {f"/v2/lab/ca/manifests/sha256:{of(content)}": content}
+    if among_blobs:
+        files[f"/v2/lab/ca/blobs/sha256:{of(content)}"] = content
+    found = resolve(at(serve(content=b"", files=files), sha256=of(content)), login=None)
+    assert (found.sha256, found.size_bytes) == (SHA256, len(SIF))
+
+
+def test_a_manifest_of_another_kind_among_the_blobs_is_no_image(serve: Callable[..., Site]) -> None:
+    content = json.dumps({"layers": []}).encode()
+    files = {f"/v2/lab/ca/{kind}/sha256:{of(content)}": content for kind in ("blobs", "manifests")}
+    with pytest.raises(CaHpcError, match="no image of Apptainer's"):
+        resolve(at(serve(content=b"", files=files), sha256=of(content)), login=None)
+
+
+@pytest.mark.parametrize(("size", "requests"), [(len(SIF), 2), ((4 << 20) + 1, 1)])
+def test_a_file_s_digest_is_known_by_one_request_if_it_is_too_large_for_a_manifest(
+    size: int, requests: int, serve: Callable[..., Site]
+) -> None:
+    content = bytes(size)
+    site = serve(content=b"", files={f"/v2/lab/ca/blobs/sha256:{of(content)}": content})
+    found = resolve(at(site, sha256=of(content)), login=None)
+    assert (found.sha256, found.size_bytes) == (of(content), size)
+    assert len(site.script.seen) == requests
+
+
 @pytest.mark.parametrize(
     "layers",
     [

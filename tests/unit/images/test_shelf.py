@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 
 from ca_hpc.errors import CaHpcError, DigestMismatch
 from ca_hpc.images.reference import InStore
-from ca_hpc.images.shelf import Shelf, Use, read_use
+from ca_hpc.images.shelf import Shelf, Source, Use, read_use, shelf_of
 
 CONTENT = b"an image\n" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -29,7 +30,7 @@ USE = Use("/runs", "lab", "login1")
 SLOW = """
 import hashlib, sys, time
 from pathlib import Path
-from ca_hpc.images.shelf import Shelf, Use
+from ca_hpc.images.shelf import Shelf, Source, Use
 
 def bring(into):
     part = into / "part"
@@ -41,9 +42,10 @@ def bring(into):
             time.sleep(float(sys.argv[2]))
     return part
 
-print(Shelf(Path(sys.argv[1])).ensure(
-    hashlib.sha256(b"an image\\n" * 1000).hexdigest(), use=Use("/runs", "lab", "login1"),
-    bring=bring, waiting=lambda: print("waiting", flush=True)))
+file, brought = Shelf(Path(sys.argv[1])).ensure(
+    hashlib.sha256(b"an image\\n" * 1000).hexdigest(), Source(bring),
+    use=Use("/runs", "lab", "login1"), say=lambda text: print(text, flush=True))
+print(file)
 """
 
 
@@ -75,7 +77,7 @@ def no_need(into: Path) -> Path:
 
 def add(shelf: Shelf, content: bytes = CONTENT, *, use: Use | None = USE) -> Path:
     sha256 = hashlib.sha256(content).hexdigest()
-    return shelf.ensure(sha256, use=use, bring=bringing(content), waiting=pytest.fail)
+    return shelf.ensure(sha256, Source(bringing(content)), use=use, say=pytest.fail)[0]
 
 
 def left(shelf: Shelf) -> list[str]:
@@ -89,8 +91,8 @@ def test_an_image_is_brought_once_and_found_by_its_digest(shelf: Shelf) -> None:
     file = add(shelf)
     assert file == shelf.file(SHA256)
     assert file.read_bytes() == CONTENT
-    again = shelf.ensure(SHA256, use=USE, bring=no_need, waiting=pytest.fail)
-    assert again == file
+    again = shelf.ensure(SHA256, Source(no_need), use=USE, say=pytest.fail)
+    assert again == (file, False)
     (entry,) = shelf.entries()
     assert (entry.sha256, entry.size_bytes, entry.names) == (SHA256, len(CONTENT), ())
     (use,) = entry.uses.iterdir()
@@ -99,7 +101,7 @@ def test_an_image_is_brought_once_and_found_by_its_digest(shelf: Shelf) -> None:
 
 def test_other_bytes_than_the_digest_says_are_never_in_the_store(shelf: Shelf) -> None:
     with pytest.raises(DigestMismatch) as refused:
-        shelf.ensure(SHA256, use=USE, bring=bringing(OTHER), waiting=pytest.fail)
+        shelf.ensure(SHA256, Source(bringing(OTHER)), use=USE, say=pytest.fail)
     assert f"sha256:{OTHER_SHA256}" in refused.value.message
     assert f"sha256:{SHA256}" in refused.value.message
     assert left(shelf) == []
@@ -112,7 +114,7 @@ def test_an_image_that_is_not_admitted_is_never_in_the_store(shelf: Shelf) -> No
         raise CaHpcError("not signed")
 
     with pytest.raises(CaHpcError, match="not signed"):
-        shelf.ensure(SHA256, use=USE, bring=bringing(CONTENT), admit=refuse, waiting=pytest.fail)
+        shelf.ensure(SHA256, Source(bringing(CONTENT), admit=refuse), use=USE, say=pytest.fail)
     assert left(shelf) == []
 
 
@@ -122,7 +124,7 @@ def test_a_failed_try_leaves_its_part_for_the_next_one(shelf: Shelf) -> None:
         raise CaHpcError("the network is down")
 
     with pytest.raises(CaHpcError, match="network"):
-        shelf.ensure(SHA256, use=USE, bring=fail, waiting=pytest.fail)
+        shelf.ensure(SHA256, Source(fail), use=USE, say=pytest.fail)
     assert not shelf.file(SHA256).exists()
 
     def go_on(into: Path) -> Path:
@@ -131,7 +133,7 @@ def test_a_failed_try_leaves_its_part_for_the_next_one(shelf: Shelf) -> None:
             stream.write(CONTENT[part.stat().st_size :])
         return part
 
-    shelf.ensure(SHA256, use=USE, bring=go_on, waiting=pytest.fail)
+    shelf.ensure(SHA256, Source(go_on), use=USE, say=pytest.fail)
     assert shelf.file(SHA256).read_bytes() == CONTENT
 
 
@@ -139,7 +141,7 @@ def test_of_two_who_ask_at_once_one_brings_and_the_other_waits(shelf: Shelf) -> 
     argv = (sys.executable, "-c", SLOW, str(shelf.root), "0.0005")
     both = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = sorted(process.communicate(timeout=60)[0].split()[0] for process in both)
-    assert told in (["had", "waiting"], ["had", str(shelf.file(SHA256))])
+    assert told in (["another", "had"], [str(shelf.file(SHA256)), "had"])
 
 
 def test_after_a_kill_the_next_one_goes_on_and_nothing_half_is_ever_there(shelf: Shelf) -> None:
@@ -162,7 +164,7 @@ def test_what_came_may_have_any_name(shelf: Shelf, name: str) -> None:
     def bring(into: Path) -> Path:
         return Path(bringing(CONTENT)(into).rename(into / name))
 
-    file = shelf.ensure(SHA256, use=USE, bring=bring, waiting=pytest.fail)
+    file, _ = shelf.ensure(SHA256, Source(bring), use=USE, say=pytest.fail)
     assert file.read_bytes() == CONTENT
     assert [name for name in left(shelf) if name.endswith(".sif")] == [f"{SHA256}/image.sif"]
 
@@ -176,7 +178,7 @@ def test_a_link_is_no_image(shelf: Shelf, tmp_path: Path) -> None:
         return into / "came"
 
     with pytest.raises(CaHpcError, match="is no file"):
-        shelf.ensure(SHA256, use=USE, bring=bring, waiting=pytest.fail)
+        shelf.ensure(SHA256, Source(bring), use=USE, say=pytest.fail)
     assert not shelf.file(SHA256).exists()
 
 
@@ -230,7 +232,7 @@ def test_where_locks_do_not_reach_a_second_one_takes_what_the_first_put_there(
         made.replace(shelf.folder / SHA256)
         return bringing(CONTENT)(into)
 
-    file = shelf.ensure(SHA256, use=USE, bring=overtaken, waiting=pytest.fail)
+    file, _ = shelf.ensure(SHA256, Source(overtaken), use=USE, say=pytest.fail)
     assert file.read_bytes() == CONTENT
     assert [name for name in left(shelf) if name.endswith(".sif")] == [f"{SHA256}/image.sif"]
 
@@ -336,6 +338,24 @@ def test_a_store_of_a_group_is_open_to_it_whatever_the_umask(shared: Shelf) -> N
     assert stat.S_IMODE(own.stat().st_mode) & 0o077 == 0
 
 
+@pytest.mark.parametrize("mode", [0o2750, 0o2755, 0o775])
+def test_a_store_that_its_group_may_not_write_to_or_inherit_is_ones_own(
+    shared: Shelf, mode: int
+) -> None:
+    """A folder that is made below one with the setgid bit has it, too."""
+    shared.root.chmod(mode)
+    add(shared)
+    shared.names.give("training", SHA256)
+    for path in (shared.folder, shared.names.folder, shared.folder / ".incoming"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o1022, path
+
+
+def test_a_store_of_the_group_alone_is_shared(shared: Shelf) -> None:
+    shared.root.chmod(0o2770)
+    add(shared)
+    assert stat.S_IMODE(shared.names.folder.stat().st_mode) == 0o3775
+
+
 def test_a_store_of_ones_own_is_as_private_as_the_umask_says(shelf: Shelf) -> None:
     before = os.umask(0o077)
     try:
@@ -352,6 +372,38 @@ def test_a_store_that_cannot_be_written_to_is_named_with_the_next_move(tmp_path:
         add(Shelf(tmp_path / "store"))
     assert str(tmp_path / "store") in refused.value.message
     assert "CA_HPC_STORE" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_where_no_use_can_be_noted_the_image_is_used_and_that_is_said(
+    shelf: Shelf, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = add(shelf, use=None)
+
+    def closed(*_: object, **__: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Shelf, "locked", closed)
+    told: list[str] = []
+    found = shelf.ensure(SHA256, Source(no_need), use=USE, say=told.append)
+    assert found == (file, False)
+    (said,) = told
+    assert said.startswith(f"cannot note in {shelf.folder} that runs in /runs need image sha256:")
+    assert "name" in said
+    assert shelf.ensure(SHA256, Source(no_need), use=None, say=pytest.fail) == (file, False)
+
+
+def test_the_store_that_a_file_lies_in_is_known_by_its_place(shelf: Shelf, tmp_path: Path) -> None:
+    file = add(shelf)
+    (tmp_path / "current.sif").symlink_to(file)
+    for place in (file, tmp_path / "current.sif"):
+        assert shelf_of(place, SHA256) == shelf
+    assert shelf_of(file, OTHER_SHA256) is None
+    copied = tmp_path / "images" / SHA256 / "image.sif"
+    copied.parent.mkdir(parents=True)
+    copied.write_bytes(CONTENT)  # without uses/: no store
+    for place in (copied, Path("/x.sif"), tmp_path / "nosuch.sif"):
+        assert shelf_of(place, SHA256) is None
 
 
 def test_threads_of_one_process_do_not_see_half_an_image(shelf: Shelf) -> None:

@@ -94,6 +94,7 @@ def test_an_image_that_a_trusted_key_signed_is_let_in(image: Path, tmp_path: Pat
         ),
         ("container: integrity: object 5: object not signed", "parts that were not signed"),
         ("container: integrity: signature not found for object group 2", "parts that were not"),
+        ("container: integrity: signature not found for object group 10", "parts that were not"),
         (OTHER_PEM, "another key"),
         (
             "container: integrity: key material not provided for PGP clear-sign signature",
@@ -120,6 +121,10 @@ def test_what_is_not_required_is_a_signature_and_nothing_else(image: Path, tmp_p
     others = Apptainer({"one.pem": fatal(OTHER_PEM), "two.pem": fatal(OTHER_PEM)})
     with pytest.raises(UntrustedImage):
         check(image, policy, run=others)
+    for group in (2, 10, 100):
+        added = fatal(f"container: integrity: signature not found for object group {group}")
+        with pytest.raises(UntrustedImage, match="parts that were not signed"):
+            check(image, policy, run=Apptainer({"one.pem": added}))
 
 
 def test_a_key_that_is_none_is_no_fault_of_the_image(image: Path, tmp_path: Path) -> None:

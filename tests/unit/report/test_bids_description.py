@@ -49,11 +49,19 @@ def test_without_an_image_there_is_no_container(tmp_path: Path) -> None:
 def test_a_source_is_known_by_commit_or_digest_or_name(tmp_path: Path) -> None:
     record = compose(finished(tmp_path))
     origins = (
-        Origin("a", "u", ref="main", commit="0b1c"),
-        Origin("b", "u", sha256="ab" * 32),
-        Origin("c", "u", ref="r2025"),
-        Origin("d", "u"),
+        Origin("a", "https://a", ref="main", commit="0b1c"),
+        Origin("b", "https://b", sha256="ab" * 32),
+        Origin("c", "https://c", ref="r2025"),
+        Origin("d", "https://d"),
     )
     made = description(record, arm="finetune", origins=origins)
     versions = [source.get("Version") for source in made["SourceDatasets"]]
     assert versions == ["0b1c", f"sha256:{'ab' * 32}", "r2025", None]
+
+
+def test_a_source_without_an_address_has_no_url(tmp_path: Path) -> None:
+    record = compose(finished(tmp_path))
+    origins = (Origin("a", "", commit="0b1c"), Origin("b", "/data/neck.tar"), Origin("c", ""))
+    made = description(record, arm="finetune", origins=origins)
+    assert made["SourceDatasets"] == [{"Version": "0b1c"}]
+    assert "SourceDatasets" not in description(record, arm="finetune", origins=origins[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,22 +11,24 @@ import pytest
 
 from ca_hpc.core.codec import decode, encode
 from ca_hpc.core.model import Pin, TaskState
+from ca_hpc.core.remarks import remarks
 from ca_hpc.core.run_record import File, Image, Row, RunRecord, Software
 from ca_hpc.errors import CaHpcError
 from ca_hpc.report import run_record
 from ca_hpc.report.run_files import write_run_files
 from ca_hpc.report.run_record import compose
 from tests.recorded_run import (
-    DATASET,
     IMAGE,
     MACHINE,
     MODEL,
     RETRIED,
     attempt,
+    end,
     finished,
     sha256,
     submitted,
 )
+from tests.rerunnable import PLANS, rerunnable
 
 
 def test_a_submitted_run_has_what_is_known_by_then(tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_a_finished_run_has_its_arms_attempts_and_results(tmp_path: Path) -> Non
     assert (record.state, record.ended) == ("COMPLETED", "2025-01-01T11:00:00+00:00")
     arm = record.arms["finetune"]
     assert arm.plans is not None
-    assert arm.plans.path == f"nnunet/preprocessed/{DATASET}/nnUNetPlans.json"
+    assert arm.plans.path == "plans/nnUNetPlans.json"
     assert arm.settings is not None and (arm.settings.threads, arm.settings.workers) == (4, 3)
     fold = arm.folds["1"]
     assert (fold.weights_sha256, fold.attempts) == ("11" * 32, 2)
@@ -125,6 +128,10 @@ def test_before_anything_has_ended_there_is_a_record_and_no_crate(tmp_path: Path
         ((TaskState.COMPLETED,), "RUNNING"),
         ((TaskState.FAILED,), "FAILED"),
         ((TaskState.FAILED, TaskState.COMPLETED), "RUNNING"),  # done again
+        ((TaskState.FAILED, None), "RUNNING"),  # is being done again
+        ((TaskState.PREEMPTED,), "RUNNING"),  # goes on by itself
+        ((TaskState.TIMEOUT,), "RUNNING"),
+        ((TaskState.PREEMPTED, TaskState.FAILED), "FAILED"),
     ],
 )
 def test_the_state_is_what_the_results_say(
@@ -137,6 +144,55 @@ def test_the_state_is_what_the_results_say(
     record = compose(run)
     assert record.state == state
     assert (record.ended is not None) == (state == "FAILED")
+
+
+@pytest.mark.parametrize("last", [TaskState.TIMEOUT, None])
+def test_what_has_not_gone_on_when_the_report_begins_has_failed(
+    tmp_path: Path, last: TaskState | None
+) -> None:
+    run = finished(tmp_path)
+    attempt(run, "train-scratch-fold0", state=TaskState.COMPLETED, hour=10)
+    for folder in run.attempts("train-scratch-fold0"):
+        (folder / "result.json").unlink()
+    if last is not None:
+        end(run, "train-scratch-fold0", state=last, hour=10)
+    assert compose(run).state == "FAILED"
+    attempt(run, "train-scratch-fold0", state=None, hour=14)  # by ca-hpc retry
+    assert compose(run).state == "RUNNING"
+
+
+def test_neither_record_nor_crate_names_a_subject(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    first, *others = run.cases.cases
+    people = [replace(first, person=f"carl_ses{number}") for number in (1, 2)]
+    cases = replace(run.cases, cases=(*people, *others), remarks=("anna has no label",))
+    told = remarks(cases)
+    assert len(told) == 2 and "carl_ses1" in told[1]
+    run.write("cases.json", cases)
+    run.write("pins.json", replace(run.pins, warnings=("few people", *told)))
+    assert write_run_files(run).warnings == ("few people",)
+    text = run.file("run.json").read_text() + run.file("ro-crate-metadata.json").read_text()
+    assert not [name for name in ("anna", "ben", "carl") if name in text]
+
+
+def test_what_was_sealed_is_recorded_as_it_was(tmp_path: Path) -> None:
+    run = rerunnable(tmp_path)
+    before = compose(run)
+    files = (run.plans / PLANS, run.file("splits.json"), run.trainers / "my trainer.py")
+    for file in files:
+        file.write_text("changed since")
+    (run.trainers / "added.py").write_text("")
+    record = compose(run)
+    assert record == before
+    plans = record.arms["finetune"].plans
+    assert plans is not None and plans.sha256 != sha256(files[0])
+
+
+def test_plans_are_known_when_the_nnunet_folder_is_gone(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    before = write_run_files(run)
+    shutil.rmtree(run.file("nnunet"))
+    assert compose(run) == before
 
 
 def test_a_run_without_image_and_weights_has_none(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ca_hpc.store.digests import (
     DigestCache,
     cached_sha256,
     identity_of,
+    reread_sha256,
     sealed_now,
     sha256_file,
 )
@@ -82,6 +83,12 @@ def test_two_files_are_remembered_side_by_side(file: Path, cache: Path) -> None:
     cached_sha256(other, cache=cache)
     planted(cache)
     assert cached_sha256(file, cache=cache) == cached_sha256(other, cache=cache) == "planted"
+
+
+def test_reading_again_puts_right_what_was_remembered(file: Path, cache: Path) -> None:
+    true = cached_sha256(file, cache=cache)
+    planted(cache)
+    assert reread_sha256(file, cache=cache) == true == cached_sha256(file, cache=cache)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_a_file_that_changed_is_refused_by_both_digests(run: RunFolder, name: st
     with pytest.raises(DigestMismatch) as refused:
         given_plans(run)
     assert refused.value.message.count("sha256:") == 2
+
+
+@pytest.mark.parametrize("name", ["", "sealed.json", "plans", "plans/scratch.json"])
+def test_of_what_was_given_nothing_may_be_gone(run: RunFolder, name: str) -> None:
+    place = run.file("given", name)
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    with pytest.raises(CaHpcError, match="is gone"):
+        given_plans(run)
+    with pytest.raises(CaHpcError, match="is gone"):
+        given_division(run)
 
 
 def test_what_is_no_division_is_refused(tmp_path: Path) -> None:
