@@ -73,7 +73,7 @@ def resolve(reference: InRegistry, *, login: Login | None) -> Remote:
             headers={"Accept": MANIFEST},
             timeout=_TIMEOUT_S,
         )
-        if blob is not None and answer.status_code == 404:
+        if blob is not None and not answer.ok:  # 404, or 500: to docker-registry it is a broken one
             return blob
         _check(answer, reference, login=login)
         content = received(answer)

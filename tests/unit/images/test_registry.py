@@ -85,12 +85,16 @@ def test_a_manifest_of_another_kind_among_the_blobs_is_no_image(serve: Callable[
         resolve(at(serve(content=b"", files=files), sha256=of(content)), login=None)
 
 
-@pytest.mark.parametrize(("size", "requests"), [(len(SIF), 2), ((4 << 20) + 1, 1)])
+@pytest.mark.parametrize(
+    ("size", "statuses", "requests"),
+    [(len(SIF), [], 2), (len(SIF), [500], 2), ((4 << 20) + 1, [], 1)],
+)
 def test_a_file_s_digest_is_known_by_one_request_if_it_is_too_large_for_a_manifest(
-    size: int, requests: int, serve: Callable[..., Site]
+    size: int, statuses: list[int], requests: int, serve: Callable[..., Site]
 ) -> None:
     content = bytes(size)
-    site = serve(content=b"", files={f"/v2/lab/ca/blobs/sha256:{of(content)}": content})
+    files = {f"/v2/lab/ca/blobs/sha256:{of(content)}": content}
+    site = serve(content=b"", files=files, statuses=statuses)
     found = resolve(at(site, sha256=of(content)), login=None)
     assert (found.sha256, found.size_bytes) == (of(content), size)
     assert len(site.script.seen) == requests
