@@ -18,6 +18,7 @@ from ca_hpc.core.record import Attempt, Case, Cases, LabelFile, Origin, Pins, Re
 from ca_hpc.core.run_record import File, Gpu, Image, Machine, Software
 from ca_hpc.core.spec import JobSpec, completed
 from ca_hpc.store.run_folder import RunFolder
+from ca_hpc.store.seal import SEALS, seal, write_seals
 
 SPEC = """\
 kind: finetune
@@ -80,6 +81,7 @@ def submitted(parent: Path) -> RunFolder:
     )
     run.trainers.mkdir()
     (run.trainers / "my trainer.py").write_text("class MyTrainer: ...\n")
+    write_seals(run.trainers / SEALS, seal(run.trainers, ("my trainer.py",)))
     compiled = run.trainers / "__pycache__/my trainer.cpython-311.pyc"  # by a task
     compiled.parent.mkdir()
     compiled.write_text(f"compiled from {run.trainers}")

@@ -45,7 +45,6 @@ def rerunnable(parent: Path) -> RunFolder:
     for folder in (run.preprocessed / DATASET, run.plans):
         (folder / PLANS).write_text('{"plans_name": "nnUNetPlans"}\n')
         write_seals(folder / SEALS, seal(folder, (PLANS,)))
-    write_seals(run.trainers / SEALS, seal(run.trainers, ("my trainer.py",)))
     _pin(run, parent)
     write_scores([_score(case) for case in cases], run.path)
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from ca_hpc.store.archive import IMAGES, MANIFEST, WHEELS
+from ca_hpc.store.archive import IMAGES, MANIFEST, WEIGHTS, WHEELS
 
 _TEXT: Final = """\
 {name} is a run of ca-hpc {version}, a program that trains nnU-Net on clusters.
@@ -16,13 +16,13 @@ It was trained and tested on {images} images of {people} people.
 Needed: Linux, {needed}, and {size} of disk for what is unpacked, besides the run.
 
 {host}
-  ca-hpc rerun ARCHIVE --cluster CLUSTER{data} --dry-run     # what would differ?
-  ca-hpc rerun ARCHIVE --cluster CLUSTER{data}
+  ca-hpc rerun ARCHIVE --cluster CLUSTER{options} --dry-run     # what would differ?
+  ca-hpc rerun ARCHIVE --cluster CLUSTER{options}
   ca-hpc compare ARCHIVE RUN     # when it has ended: the same results?
 
 ARCHIVE  this file
 {cluster}
-{folder}RUN      the folder that the rerun has named
+{legend}RUN      the folder that the rerun has named
 
 It holds code: run it if you would run programs of those who gave it to you.
 """
@@ -46,9 +46,15 @@ CLUSTER  a file that describes yours. here.yaml, for this machine without SLURM:
          shows"""
 _BARE: Final = """\
 CLUSTER  local, which is this machine; or a file with `runtime: none` that describes yours"""
-_FOLDER: Final = """\
-FOLDER   the images and labels that it was trained on, under any names: they are known by content
-"""
+#: for what is not in the archive: the option that names it, and what it stands for
+_ELSEWHERE: Final = {
+    IMAGES: (
+        "--data FOLDER",
+        "the images and labels that it was trained on, under any names: they are known by content",
+    ),
+    WEIGHTS: ("--weights FILE", "the weights; not needed where `ca-hpc weights list` has them"),
+    "image": ("--image IMAGE", "the image; not needed where `ca-hpc image list` has it"),
+}
 
 
 def readme(
@@ -68,7 +74,7 @@ def readme(
     ``imaged``: whether tasks ran in an image. ``images`` of so many ``people`` were used.
     ``size_bytes``: of all members. ``left_out``: the parts that are not in the archive.
     """
-    data = IMAGES in left_out
+    given = [_ELSEWHERE[part] for part in left_out if part in _ELSEWHERE]
     host = _INSTALLED if WHEELS in left_out else _INSTALL
     cluster = _PROFILE if imaged else _BARE
     tasks = "Apptainer 1.3 or later" if imaged else "nnU-Net as the run had it (run.json says)"
@@ -83,8 +89,8 @@ def readme(
         size=f"{max(size_bytes, 1_000_000) / 1e6:.0f} MB",
         host=host.format(python=python, machine=machine, version=version),
         cluster=cluster.format(),
-        data=" --data FOLDER" * data,
-        folder=_FOLDER * data,
+        options="".join(f" {option}" for option, _ in given),
+        legend="".join(f"{option.split()[1]:<9}{meaning}\n" for option, meaning in given),
     )
 
 

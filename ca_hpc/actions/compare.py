@@ -65,7 +65,10 @@ def compare(places: Sequence[Path], *, tolerance: float = 0.0) -> Compared:
     for place, each in zip(places, told, strict=True):
         if not each.scores:
             raise CaHpcError(
-                f"{place} has no scores to compare", hint=f"ca-hpc status {place}: did it end?"
+                f"{place} has no scores to compare",
+                hint=f"ca-hpc status {place}: did it end?"
+                if place.is_dir()
+                else "it was archived before its run had ended: archive that again",
             )
     first, *others = told
     shared = [fold for fold in first.weights if all(fold in each.weights for each in others)]

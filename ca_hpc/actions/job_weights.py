@@ -83,7 +83,7 @@ def not_there(wanted: str, *, where: str, base: Path, option: str = "") -> CaHpc
     return CaHpcError(
         f"no weights {wanted} in {where}",
         hint=f"ca-hpc weights add {addable(wanted, base=base)}{option} (what there is: "
-        f"ca-hpc weights list{option})",
+        f"ca-hpc weights list{option}), or name the file: in the job, or with rerun --weights",
     )
 
 

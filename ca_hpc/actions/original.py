@@ -182,13 +182,15 @@ def _named(run: RunFolder, record: RunRecord) -> File:
 def _refuse_unsealed(run: RunFolder, files: Iterable[Path]) -> None:
     """Refuse files that are not those that were sealed when they were made. Raises CaHpcError.
 
-    Where nothing was sealed nobody can tell. What the sealed ones hold is for others to compare.
+    Trainers are sealed at submission, so one without a seal was never the run's. Of splits and
+    plans nobody can tell where nothing was sealed. What the sealed ones hold is for others to
+    compare.
     """
     trainers = {str(name) for name in _below(run.trainers)}
     groups = [({file.name}, file.parent) for file in files] + [(trainers, run.trainers)]
     for names, folder in groups:
         sealed = {each.path for each in read_seals(folder / SEALS).files}
-        if sealed and (added := sorted(names - sealed)):
+        if (sealed or folder == run.trainers) and (added := sorted(names - sealed)):
             raise CaHpcError(
                 f"{folder / added[0]} is none of the files that were sealed when they were made",
                 hint=DAMAGED,

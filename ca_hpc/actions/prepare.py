@@ -20,6 +20,7 @@ from ca_hpc.actions.job_paths import absolute
 from ca_hpc.actions.job_weights import JobWeights
 from ca_hpc.actions.job_weights import find as find_weights
 from ca_hpc.actions.mounts import data_folders, mounts
+from ca_hpc.actions.two_sides import refuse_other_version
 from ca_hpc.core import checks, door
 from ca_hpc.core.expand import expand
 from ca_hpc.core.model import Pin, Runtime, Workflow
@@ -256,13 +257,16 @@ def _image(job: Job, *, host: Host, get: Get, say: Say) -> ImageInfo | None:
             hint="image: FILE.sif (made by `ca-hpc image build`), NAME (ca-hpc image list) or "
             "oras://HOST/NAME:TAG; or runtime: none",
         )
-    return job_image.find(
+    found = job_image.find(
         job.spec.image,
         site=image_site(job.cluster, host=host),
         runs=job.runs if get is Get.ALL_TO_KEEP else None,
         fetch=get is not Get.NOTHING,
         say=say,
     )
+    if found is not None:
+        refuse_other_version(found)
+    return found
 
 
 def _elsewhere(weights: str) -> bool:

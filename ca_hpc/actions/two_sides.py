@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ from ca_hpc import __version__, processes
 from ca_hpc.core.model import Pin
 from ca_hpc.core.run_record import File, Image, Software
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.record import read_image
+from ca_hpc.images.record import ImageInfo, read_image
 from ca_hpc.processes import Run
 from ca_hpc.store.software import commit_here, installed
 
@@ -40,20 +41,29 @@ def _programs(run: Run) -> Iterator[tuple[str, str]]:
             yield name, said[0]
 
 
-def described_image(pin: Pin, *, named: str | None) -> Image:
-    """The image that a run is pinned to, as its record describes it. ``named``: by the job.
-
-    Raises CaHpcError for an image that does not say what it holds, and for one with another
-    version of this package than the submitting host's: its steps take other arguments.
-    """
-    info = read_image(Path(pin.path))
-    theirs = info.contents.versions.get("ca-hpc")
-    if theirs is not None and theirs != __version__:
+def refuse_other_version(image: ImageInfo) -> None:
+    """Raises CaHpcError for an image with another version of this package than the submitting
+    host's, whose steps take other arguments, and for one without, which has no steps."""
+    theirs = image.contents.versions.get("ca-hpc")
+    if theirs is None:
         raise CaHpcError(
-            f"image {pin.path} holds ca-hpc {theirs}, and this is ca-hpc {__version__}: a run "
+            f"image {image.path} holds no ca-hpc: it is a base, on which images are built",
+            hint=f"ca-hpc image build --base {shlex.quote(str(image.path))} FILE.sif",
+        )
+    if theirs != __version__:
+        raise CaHpcError(
+            f"image {image.path} holds ca-hpc {theirs}, and this is ca-hpc {__version__}: a run "
             "needs the same version on both sides",
             hint=f"build an image of this version: ca-hpc image build, or install ca-hpc {theirs}",
         )
+
+
+def described_image(pin: Pin, *, named: str | None) -> Image:
+    """The image that a run is pinned to, as its record describes it. ``named``: by the job.
+
+    Raises CaHpcError for an image that does not say what it holds.
+    """
+    info = read_image(Path(pin.path))
     return Image(
         File(pin.path, pin.sha256, info.size_bytes),
         content_sha256=info.content_sha256,

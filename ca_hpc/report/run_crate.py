@@ -288,7 +288,9 @@ def _of_tasks(record: RunRecord) -> Iterator[tuple[str, tuple[_Files, _Files]]]:
     for name, arm in record.arms.items():
         for number, fold in arm.folds.items():
             if number.isdigit():
-                read = (arm.plans, record.splits, record.weights, *record.trainers)
+                random = arm.settings is not None and arm.settings.weights == "random"
+                weights = None if random else record.weights
+                read = (arm.plans, record.splits, weights, *record.trainers)
                 own_scores = PurePosixPath(fold.checkpoint.path).parent / "validation/summary.json"
                 made = (fold.checkpoint, results.get(str(own_scores)))
                 yield training_id(name, int(number)), (read, made)

@@ -168,12 +168,10 @@ def _sealed(run: RunFolder, *parts: str) -> File | None:
 
 
 def _trainers(run: RunFolder) -> Iterator[File]:
-    """As they were at submission, whatever has become of them; as they are, if nobody knows."""
-    name, seals = run.trainers.name, read_seals(run.trainers / SEALS).files
-    if not seals:
-        yield from _below(run, run.trainers, named="*.py")
-    for sealed in seals:
-        yield File(f"{name}/{sealed.path}", sealed.sha256, sealed.identity.size_bytes)
+    """As they were at submission, whatever has become of them."""
+    for sealed in read_seals(run.trainers / SEALS).files:
+        path = f"{run.trainers.name}/{sealed.path}"
+        yield File(path, sealed.sha256, sealed.identity.size_bytes)
 
 
 def _below(run: RunFolder, folder: Path, *, named: str = "*") -> Iterator[File]:

@@ -191,10 +191,10 @@ FROM_OUTSIDE: dict[str, Callable[[RunFolder, Path], None]] = {
 @pytest.mark.parametrize("what", FROM_OUTSIDE)
 def test_what_is_not_in_the_run_is_not_archived(tmp_path: Path, run: RunFolder, what: str) -> None:
     (tmp_path / "config.json").write_text(SECRET)
-    for folder in (run.plans, run.trainers, run.path):
+    for folder in (run.plans, run.path):
         (folder / "sealed.json").unlink()
     FROM_OUTSIDE[what](run, tmp_path)
-    with pytest.raises(CaHpcError, match=r"no name of plans|a link leads to"):
+    with pytest.raises(CaHpcError, match=r"no name of plans|a link leads to|none of the files"):
         archived(run, tmp_path / "study.tar")
     assert not (tmp_path / "study.tar").exists()
 
@@ -217,6 +217,19 @@ def test_trainers_are_those_that_were_sealed_at_submission(tmp_path: Path, run: 
     assert "trainers/sealed.json" not in Archive.open(archived(run, tmp_path / "a.tar").file).files
     (run.trainers / "my trainer.py").unlink()
     with pytest.raises(CaHpcError, match=r"my trainer\.py is gone"):
+        archived(run, tmp_path / "study.tar")
+
+
+def test_a_trainer_in_a_run_without_trainers_was_never_its_own(
+    tmp_path: Path, run: RunFolder
+) -> None:
+    shutil.rmtree(run.trainers)
+    assert compose(run).trainers == ()
+    archived(run, tmp_path / "a.tar")
+    run.trainers.mkdir()
+    (run.trainers / "mine.py").write_text("")
+    assert compose(run).trainers == ()
+    with pytest.raises(CaHpcError, match=r"mine\.py is none of the files that were sealed"):
         archived(run, tmp_path / "study.tar")
 
 
@@ -301,7 +314,7 @@ def test_of_a_damaged_run_the_file_is_named(tmp_path: Path, run: RunFolder, what
         file.write_bytes(raw)
     else:
         file.write_text(file.read_text().replace("s1-anna-1", "s1-dora-1"))
-    for folder in (run.path, run.plans, run.trainers):
+    for folder in (run.path, run.plans):
         (folder / "sealed.json").unlink()
     with pytest.raises(CaHpcError, match=r"cannot be read|none of its cases"):
         archived(run, tmp_path / "study.tar")

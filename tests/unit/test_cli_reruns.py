@@ -65,7 +65,14 @@ def test_of_a_whole_archive_nothing_else_is_asked_for() -> None:
     assert "40 images of 20 people" in text and "725 MB" in text
 
 
-def told(*, imaged: bool) -> str:
+def test_what_is_not_in_an_archive_is_named_by_an_option() -> None:
+    text = told(imaged=True, left_out=("image", "weights", "images"))
+    assert text.count("--image IMAGE --weights FILE --data FOLDER") == 2
+    meant = {line.split()[0] for line in text.splitlines() if line[8:9] == " " and line[:1] != " "}
+    assert {"ARCHIVE", "IMAGE", "FILE", "FOLDER", "RUN"} <= meant
+
+
+def told(*, imaged: bool, left_out: tuple[str, ...] = ()) -> str:
     return readme(
         "study",
         version="0.1.0",
@@ -75,7 +82,7 @@ def told(*, imaged: bool) -> str:
         images=40,
         people=20,
         size_bytes=725_000_000,
-        left_out=(),
+        left_out=left_out,
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ca_hpc import __version__
-from ca_hpc.actions.two_sides import described_image, host_software
+from ca_hpc.actions.two_sides import described_image, host_software, refuse_other_version
 from ca_hpc.core.gpu_fit import cuda_version
 from ca_hpc.core.model import Pin
 from ca_hpc.errors import CaHpcError
-from ca_hpc.images.record import Contents, ImageInfo, Origin, write_record
+from ca_hpc.images.record import Contents, ImageInfo, Origin, read_image, write_record
 from ca_hpc.processes import Finished, ProgramMissing
 
 
@@ -71,10 +72,19 @@ def test_the_cuda_in_the_image_is_known_by_what_torch_brings_along(
 def test_another_version_in_the_image_is_refused_and_both_are_named(tmp_path: Path) -> None:
     pin = image(tmp_path, version="0.0.9")
     with pytest.raises(CaHpcError) as raised:
-        described_image(pin, named=None)
+        refuse_other_version(read_image(Path(pin.path)))
     assert f"holds ca-hpc 0.0.9, and this is ca-hpc {__version__}" in raised.value.message
     assert raised.value.exit_code == 2
     assert "install ca-hpc 0.0.9" in (raised.value.hint or "")
+
+
+def test_a_base_runs_no_job(tmp_path: Path) -> None:
+    info = read_image(Path(image(tmp_path, version=__version__).path))
+    refuse_other_version(info)
+    base = replace(info, contents=Contents({"torch": "2.13.0"}))
+    with pytest.raises(CaHpcError, match="holds no ca-hpc: it is a base") as raised:
+        refuse_other_version(base)
+    assert f"--base {info.path}" in (raised.value.hint or "")
 
 
 @pytest.mark.parametrize(

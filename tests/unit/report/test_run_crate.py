@@ -90,6 +90,15 @@ def test_a_training_names_what_it_read_and_made(graph: dict[str, Entity]) -> Non
     assert graph[task["containerImage"]["@id"]]["sha256"] == IMAGE.file.sha256
 
 
+def test_what_trains_from_scratch_has_read_no_weights(run: RunFolder, record: RunRecord) -> None:
+    arm = record.arms["finetune"]
+    assert arm.settings is not None
+    random = replace(arm, settings=replace(arm.settings, weights="random"))
+    made = _by_id(crate(replace(record, arms={"finetune": random}), own=record_file(run)))
+    read = {each["@id"] for each in made[f"#task-{RETRIED}"]["object"]}
+    assert "splits.json" in read and f"#sha256-{'cd' * 32}" not in read
+
+
 def test_results_are_of_the_tasks_that_made_them(graph: dict[str, Entity]) -> None:
     def made(task: str) -> set[str]:
         results = graph[f"#task-{task}"].get("result", [])
