@@ -58,7 +58,7 @@ def handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 time.sleep(1)
                 self.close_connection = True
             elif script.statuses:
-                self.answer(script.statuses.pop(0), {}, b"no")
+                self.answer(script.statuses.pop(0), dict(script.headers), b"no")
             elif self.path in script.redirect:
                 self.answer(302, {"Location": script.redirect[self.path]}, b"")
             elif script.files is not None:

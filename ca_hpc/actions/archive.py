@@ -87,7 +87,7 @@ def archive(
     if "wheels" not in without:
         _refuse_other_wheels(run)
     texts = member_texts(run, was, names=names)
-    with tempfile.TemporaryDirectory(prefix="ca-hpc-archive-", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="ca-hpc-archive-") as folder:
         contents = [Content.of_bytes(name, text.encode()) for name, text in texts.items()]
         contents += _trainers(run, was)
         contents += _pinned(run, without=without, cache=cache)

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from ca_hpc.core.codec import decode
 from ca_hpc.errors import CaHpcError, DigestMismatch, ExitCode
@@ -293,7 +294,9 @@ def _remote(content: bytes, reference: InRegistry) -> Remote:
 def _session(reference: InRegistry, *, login: Login | None, actions: str) -> Iterator[WarySession]:
     """Requests to one repository; their failures in our words."""
     with WarySession() as http:
-        http.mount(reference.api, HTTPAdapter(max_retries=_TRIES))
+        # a registry that is busy may name hours to wait: that is the user's to decide
+        tries = Retry(_TRIES, read=False, respect_retry_after_header=False)
+        http.mount(reference.api, HTTPAdapter(max_retries=tries))
         http.auth = RegistryAuth(reference.host, reference.name, login=login, actions=actions)
         try:
             yield http

@@ -274,7 +274,7 @@ def _first_member(stream: BinaryIO, path: Path, kind: Kind) -> bytes:
         raise not_ours(path, kind, "it is no tar")
     if not _is_manifest(info, kind):
         raise not_ours(path, kind, f"it does not begin with {kind.manifest}")
-    if info.size > _MOST_MANIFEST:
+    if not 0 <= info.size <= _MOST_MANIFEST:
         raise not_ours(path, kind, f"its manifest would have {info.size} bytes")
     raw = stream.read(info.size)
     if len(raw) < info.size:

@@ -263,7 +263,12 @@ def _given_name(response: Response) -> str | None:
     """The name in Content-Disposition, else in the address that redirects led to."""
     header = Message()
     header["Content-Disposition"] = response.headers.get("Content-Disposition", "")
-    named = header.get_filename() or (response.history and unquote(urlsplit(response.url).path))
+    try:
+        named = header.get_filename()
+    except (LookupError, TypeError, ValueError):  # what servers write there is anything
+        named = None
+    if not named and response.history:
+        named = unquote(urlsplit(response.url).path)
     return _safe_name(named) if named else None
 
 

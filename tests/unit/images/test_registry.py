@@ -158,12 +158,16 @@ def test_bytes_other_than_the_digest_says_are_not_kept(
 
 @pytest.mark.parametrize(
     ("status", "told"),
-    [(401, "asks for a login"), (403, "asks for a login"), (404, "no such image"), (503, "503")],
-)
-def test_a_refusal_is_told_with_the_next_move(
+    [
+        (401, "asks for a login"), (403, "asks for a login"), (404, "no such image"),
+        (429, "429"), (503, "503"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_told_at_once_with_the_next_move(
     status: int, told: str, serve: Callable[..., Site]
 ) -> None:
-    reference = at(serve(content=b"", statuses=[status]), tag="v1")
+    site = serve(content=b"", statuses=[status], headers={"Retry-After": "99999999"})
+    reference = at(site, tag="v1")
     with pytest.raises(CaHpcError, match=told) as refused:
         resolve(reference, login=None)
     assert str(reference) in refused.value.message and refused.value.hint

@@ -309,6 +309,7 @@ def test_redirects_to_nowhere_are_refused(
         ('attachment; filename="C:\\temp\\a.pth"', "a.pth"),
         ('attachment; filename="..."', "download"),
         ("attachment", "content"),
+        ("attachment; filename*0*=zz'; filename*1=x; filename*=''", "content"),
     ],
 )
 def test_the_servers_name_for_the_file_cannot_leave_the_folder(
