@@ -174,9 +174,9 @@ def _trainers(run: RunFolder) -> Iterator[File]:
         yield File(path, sealed.sha256, sealed.identity.size_bytes)
 
 
-def _below(run: RunFolder, folder: Path, *, named: str = "*") -> Iterator[File]:
+def _below(run: RunFolder, folder: Path) -> Iterator[File]:
     """All files of a folder of the run, in order."""
-    for path in sorted(folder.rglob(named)):
+    for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
             yield _inside(run, str(path.relative_to(run.path)))
 
