@@ -25,7 +25,10 @@ HEX = "0123456789abcdef" * 4
         (f"training@sha256:{HEX}", InStore("training", HEX)),
         (f"sha256:{HEX}", InStore(digits=HEX)),
         ("sha256:0123ABCD", InStore(digits="0123abcd")),
-        ("oras://ghcr.io/lab/ca-hpc", InRegistry("ghcr.io", "lab/ca-hpc")),
+        (
+            "oras://registry.example.org/lab/ca-hpc",
+            InRegistry("registry.example.org", "lab/ca-hpc"),
+        ),
         ("oras://h:5000/ca:v1.2", InRegistry("h:5000", "ca", tag="v1.2")),
         (f"oras://[::1]:5000/a__b@sha256:{HEX}", InRegistry("[::1]:5000", "a__b", sha256=HEX)),
         (f"oras://h/a:t@sha256:{HEX}", InRegistry("h", "a", tag="t", sha256=HEX)),
@@ -99,7 +102,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(text: str) -> None
         ("localhost.example.org", "https"),
         ("127.0.0.1.example.org", "https"),
         ("127.999.0.1", "https"),
-        ("ghcr.io", "https"),
+        ("registry.example.org", "https"),
     ],
 )
 def test_plain_http_is_for_this_machine_alone(host: str, scheme: str) -> None:

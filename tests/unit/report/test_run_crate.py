@@ -118,8 +118,8 @@ def test_an_image_has_the_tag_and_the_address_that_it_is_pulled_by(
         document = crate(replace(record, image=image), own=record_file(run))
         return _by_id(document)[f"#image-{IMAGE.file.sha256}"]
 
-    pulled = named(f"oras://ghcr.io:443/lab/ca-hpc@sha256:{IMAGE.file.sha256}")
-    assert (pulled["registry"], pulled["name"]) == ("ghcr.io:443", "lab/ca-hpc")
+    pulled = named(f"oras://registry.example.org:443/lab/ca-hpc@sha256:{IMAGE.file.sha256}")
+    assert (pulled["registry"], pulled["name"]) == ("registry.example.org:443", "lab/ca-hpc")
     assert pulled["tag"] == f"sha256-{IMAGE.file.sha256}"
     assert "registry" not in named("/images/neck.sif")
 
